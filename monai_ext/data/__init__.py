@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Data lists, slice data sets and samplers."""
