@@ -1,2 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Losses, one a file."""
+
+from monai_ext.losses.structure_loss import StructureLoss
+
+__all__ = ["StructureLoss"]
