@@ -1,2 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Data lists, slice data sets and samplers."""
+
+from monai_ext.data.datalist import load_datalist
+from monai_ext.data.epoch_sampler import EpochSampler
+from monai_ext.data.scan_dataset import ScanDataset
+from monai_ext.data.slice_dataset import SliceDataset
+
+__all__ = ["EpochSampler", "ScanDataset", "SliceDataset", "load_datalist"]

@@ -1,2 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Inferers."""
+
+from monai_ext.inferers.slice_wise import SliceWiseInferer
+
+__all__ = ["SliceWiseInferer"]
