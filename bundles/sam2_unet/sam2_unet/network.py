@@ -123,8 +123,10 @@ class SAM2UNet(nn.Module):
         outputs = [(self.head, quarter, 4)]
         if self.training:  # the other heads exist for deep supervision only
             outputs += [(self.side1, sixteenth, 16), (self.side2, eighth, 8)]
-        target = (image.shape[-2], image.shape[-1])
-        logits = [_to_size(head(self.dropout(level)), scale, size, target) for head, level, scale in outputs]
+        logits = [_to_pixels(head(self.dropout(level)), scale, size) for head, level, scale in outputs]
+        if self.image_size is not None:  # asked by knob and not by comparing sizes, so that a trace fits any size
+            target = image.shape[-2:]
+            logits = [F.interpolate(x, size=target, mode="bilinear", align_corners=False) for x in logits]
         return logits if self.training else logits[0]
 
     def preprocess(self, image: Tensor) -> Tensor:
@@ -194,10 +196,7 @@ def _pad_to_stride(pixels: Tensor) -> Tensor:
     return F.pad(pixels, (0, columns, 0, rows)) if rows or columns else pixels
 
 
-def _to_size(logits: Tensor, scale: int, size: tuple[int, int], target: tuple[int, int]) -> Tensor:
-    """Upsample to pixels, cut the padding off, and resize to the input where the network resized it."""
+def _to_pixels(logits: Tensor, scale: int, size: tuple[int, int]) -> Tensor:
+    """Upsample by ``scale`` and cut off what was padded."""
     logits = F.interpolate(logits, scale_factor=float(scale), mode="bilinear", align_corners=False)
-    logits = logits[..., : size[0], : size[1]]
-    if size == target:
-        return logits
-    return F.interpolate(logits, size=target, mode="bilinear", align_corners=False)
+    return logits[..., : size[0], : size[1]]

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who may import whom, checked on the source itself."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import pkgutil
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = sorted((ROOT / "monai_ext").rglob("*.py"))
+BUNDLES = sorted(p for p in (ROOT / "bundles").iterdir() if (p / "configs").is_dir())
+BUNDLE_FILES = sorted((ROOT / "bundles").rglob("*.py"))
+BASE = {
+    "torch", "torchvision", "monai", "ignite", "fire", "nibabel", "SimpleITK", "itk", "segment_anything", "sam2",
+    "safetensors", "numpy", "scipy", "PIL", "tqdm", "jsonschema", "monai_ext", *sys.stdlib_module_names,
+}  # fmt: skip
+INDEPENDENT = {"networks", "losses", "metrics", "transforms", "data"}
+LAYERS = ["layers", "blocks", "nets"]
+
+
+def imports(path: Path, top_level_only: bool = False) -> Iterator[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in tree.body if top_level_only else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(ROOT / "monai_ext").parts[0]
+
+
+def test_the_package_imports_no_bundle_and_no_test() -> None:
+    bundle_names = {b.name for b in BUNDLES}
+    wrong = [(f.name, n) for f in PACKAGE for n in imports(f) if n.split(".")[0] in bundle_names | {"tests", "bundles"}]
+    assert wrong == []
+
+
+def test_at_the_top_only_base_dependencies_are_imported() -> None:
+    wrong = [(str(f.relative_to(ROOT)), n) for f in PACKAGE for n in imports(f, True) if n.split(".")[0] not in BASE]
+    assert wrong == []
+
+
+def test_networks_never_import_upward() -> None:
+    for path in (ROOT / "monai_ext" / "networks").rglob("*.py"):
+        own = path.relative_to(ROOT / "monai_ext" / "networks").parts[0]
+        if own not in LAYERS:
+            continue
+        above = LAYERS[LAYERS.index(own) + 1 :]
+        wrong = [n for n in imports(path) if any(n.startswith(f"monai_ext.networks.{u}") for u in above)]
+        assert wrong == [], path
+
+
+def test_independent_parts_do_not_import_each_other() -> None:
+    for path in PACKAGE:
+        own = part_of(path)
+        if own in INDEPENDENT:
+            others = INDEPENDENT - {own}
+            wrong = [n for n in imports(path) if n.startswith("monai_ext.") and n.split(".")[1] in others]
+            assert wrong == [], path
+
+
+def test_engines_handlers_and_inferers_get_networks_and_losses_as_arguments() -> None:
+    for path in PACKAGE:
+        if part_of(path) in {"engines", "handlers", "inferers"}:
+            wrong = [n for n in imports(path) if re.match(r"monai_ext\.(networks\.(nets|blocks)|losses)", n)]
+            assert wrong == [], path
+
+
+def test_a_bundle_imports_the_shared_package_and_itself_only() -> None:
+    for path in BUNDLE_FILES:
+        own = path.relative_to(ROOT / "bundles").parts[0]
+        allowed = BASE | {own}
+        wrong = [n for n in imports(path) if n.split(".")[0] not in allowed]
+        assert wrong == [], path
+
+
+def test_no_bundle_has_a_package_called_scripts() -> None:
+    assert list((ROOT / "bundles").glob("*/scripts")) == []
+
+
+def public_classes(paths: list[Path]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in paths:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                found[node.name] = path
+    return found
+
+
+def test_no_public_class_has_the_name_of_one_of_monai() -> None:
+    import monai
+
+    taken: set[str] = set()
+    for module in pkgutil.walk_packages(monai.__path__, "monai."):
+        source = importlib.util.find_spec(module.name)
+        if source is not None and source.origin and source.origin.endswith(".py"):
+            taken |= set(public_classes([Path(source.origin)]))
+    assert len(taken) > 500
+    assert set(public_classes([*PACKAGE, *BUNDLE_FILES])) & taken == set()
+
+
+@pytest.mark.parametrize("path", [*PACKAGE, *BUNDLE_FILES], ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_file_is_short_and_says_its_licence_and_purpose(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    lines = text.splitlines()
+    assert lines[0] == "# SPDX-License-Identifier: Apache-2.0"
+    assert len(lines) <= 400
+    tree = ast.parse(text)
+    assert ast.get_docstring(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            assert node.end_lineno is not None
+            assert node.end_lineno - node.lineno < 60, f"{node.name} is longer than 60 lines"
+
+
+def test_importing_a_command_loads_nothing_heavy() -> None:
+    heavy = {"torch", "monai", "numpy", "nibabel", "matplotlib", "ignite", "PIL", "scipy"}
+    for path in (ROOT / "monai_ext" / "commands").glob("*.py"):
+        assert {n.split(".")[0] for n in imports(path, True)} & heavy == set(), path
