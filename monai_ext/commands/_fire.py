@@ -20,15 +20,15 @@ import monai_ext
 from monai_ext.errors import find_input_error, message_of
 
 PROGRAM = "python -m monai_ext"
-COMMANDS = {
+COMMANDS = {  # name -> module and function of the same name
     "demo": "demo",
     "demo_data": "demo_data",
+    "doctor": "doctor",
     "list": "list_bundles",
     "convert": "convert",
+    "report": "report",
     "export": "export",
     "pack": "pack",
-    "report": "report",
-    "doctor": "doctor",
 }
 INTERRUPTED, CLOSED_PIPE, WRONG_USAGE = 130, 141, 2
 
@@ -90,8 +90,9 @@ def _dispatch(arguments: list[str]) -> int:
         print(monai_ext.__version__)
         return 0
     try:
-        if name not in COMMANDS:
-            raise _UsageError(f"there is no command {name!r}{_guess(name, COMMANDS)}; one of: {', '.join(COMMANDS)}")
+        if name not in _commands():
+            known = _commands()
+            raise _UsageError(f"there is no command {name!r}{_guess(name, known)}; one of: {', '.join(known)}")
         function = getattr(importlib.import_module(f"monai_ext.commands.{COMMANDS[name]}"), COMMANDS[name])
         if {"--help", "-h"} & set(arguments[1:]):
             print(_help_of(name, function))
@@ -104,10 +105,16 @@ def _dispatch(arguments: list[str]) -> int:
     return 0
 
 
+def _commands() -> dict[str, str]:
+    """Return the commands that are installed."""
+    here = Path(__file__).parent
+    return {name: module for name, module in COMMANDS.items() if (here / f"{module}.py").is_file()}
+
+
 def _overview() -> str:
     """List the commands from the source text of their modules: importing eight modules would cost time."""
     lines = [f"usage: {PROGRAM} COMMAND [ARGUMENTS]     (COMMAND --help explains one)", ""]
-    for name, module in COMMANDS.items():
+    for name, module in _commands().items():
         summary, example = _summary_of(module)
         lines += [f"  {name:<10} {summary}", f"  {'':<10}   {example}"]
     return "\n".join(lines)

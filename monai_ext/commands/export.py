@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m monai_ext export`: TorchScript and ONNX files, and the proof that they compute the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from monai_ext.commands._bundle import find_bundle, read_metadata
+from monai_ext.errors import InputError
+
+if TYPE_CHECKING:
+    import torch.nn as nn
+
+TOLERANCE = 1e-4
+
+
+def export(
+    name: str | None = None,
+    bundle_root: str | None = None,
+    ckpt: str | None = None,
+    image: str | None = None,
+    output_dir: str | None = None,
+) -> None:
+    """Write model.ts (TorchScript), model.onnx and parity.json, which compares both with the network.
+
+    The weights must fit the network of configs/inference.json. LoRA is merged first. Both files are loaded again
+    and run on a real image: --image, else the first image of the config's dataset_dir, else random values. The
+    exit status is 1, and the files are kept, if any logit differs by more than 1e-4.
+
+    model.ts needs PyTorch only, model.onnx onnxruntime only: neither needs this project.
+
+    Args:
+        name: bundle, by name or path.
+        bundle_root: the same, as MONAI's commands call it.
+        ckpt: weights. Default: models/model.pt of the bundle.
+        image: image or volume to compare on; it goes through the bundle's own preprocessing.
+        output_dir: where to write. Default: models of the bundle.
+
+    Example:
+        python -m monai_ext export sam2_unet --image slice.png
+    """
+    if not (name or bundle_root):
+        raise InputError("export: name the bundle, as in `python -m monai_ext export sam2_unet`.")
+    bundle = find_bundle(bundle_root or name or "")
+    weights = Path(ckpt) if ckpt else bundle / "models" / "model.pt"
+    if not weights.is_file():
+        raise InputError(f"{weights}: there are no weights to export; train first, or name a file with --ckpt.")
+    target = Path(output_dir) if output_dir else bundle / "models"
+
+    from monai_ext.shipping.export_files import require_onnx
+
+    require_onnx()  # before minutes of work
+    record = _export(bundle, weights, Path(image) if image else None, target)
+    print(f"compared on: {record['image']}")
+    for kind in ("torchscript", "onnx"):
+        print(_line_of(record[kind]))
+    print(f"wrote {target / 'parity.json'}")
+    if not (record["torchscript"]["passed"] and record["onnx"]["passed"]):
+        print(f"FAILED: a file differs by more than {TOLERANCE}; do not use it.")
+        raise SystemExit(1)
+
+
+def _export(bundle: Path, weights: Path, image: Path | None, target: Path) -> dict:
+    import torch
+
+    from monai_ext.files import sha256_of, write_json
+    from monai_ext.shipping.bundle_network import load_network, read_inference
+    from monai_ext.shipping.export_files import opset_of, write_onnx, write_torchscript
+    from monai_ext.shipping.parity import parity_of
+    from monai_ext.shipping.sample_image import sample_input
+
+    parser = read_inference(bundle)
+    network = load_network(parser, weights)
+    sample, description = sample_input(parser, network, image)
+    with torch.no_grad():
+        expected = network(sample).clone()  # before merging, so that a wrong merge shows
+    network = _merged(network).requires_grad_(False)
+
+    script, graph = target / "model.ts", target / "model.onnx"
+    print(f"tracing {type(network).__name__} for TorchScript ...", flush=True)
+    script_axes = write_torchscript(network, sample, script)
+    print("exporting ONNX ...", flush=True)
+    graph_axes = write_onnx(network, sample, graph)
+    record = {
+        "created": _now(),
+        "bundle": f"{bundle.name} {read_metadata(bundle).get('version', '?')}",
+        "network": str(parser.get("network_def", {}).get("_target_")),
+        "weights_sha256": sha256_of(weights),
+        "image": description,
+        "torchscript": {**parity_of(script, sample, expected, TOLERANCE), "free_axes": script_axes},
+        "onnx": {**parity_of(graph, sample, expected, TOLERANCE), "free_axes": graph_axes, "opset": opset_of(graph)},
+        "tolerance": TOLERANCE,
+        "versions": _versions(),
+    }
+    write_json(target / "parity.json", record)
+    return record
+
+
+def _merged(network: nn.Module) -> nn.Module:
+    """Fold LoRA into the weights, in place or as the method returns it, if the network knows how to."""
+    for method in ("merge_lora", "merge"):
+        if callable(getattr(network, method, None)):
+            merged = getattr(network, method)()
+            return network if merged is None else merged.eval()
+    return network
+
+
+def _line_of(part: dict) -> str:
+    free = ", ".join(part["free_axes"]) or "none"
+    verdict = "ok" if part["passed"] else "FAILED"
+    return (
+        f"{part['file']:<11} {verdict}: largest difference {part['max_abs_difference']:.1e}, "
+        f"Dice {part['dice']:.4f}, free sizes: {free}"
+    )
+
+
+def _now() -> str:
+    from datetime import datetime, timezone
+
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def _versions() -> dict[str, str]:
+    import platform
+    from importlib.metadata import version
+
+    names = ("torch", "monai", "onnx", "onnxscript", "onnxruntime")
+    return {"python": platform.python_version(), "monai_ext": version("monai-ext"), **{n: version(n) for n in names}}
