@@ -114,8 +114,11 @@ def _examine_file(path: Path, is_label: bool, folder: Folder, allow_empty: bool)
         return record
     record.findings = check_voxels(scan, record.file, is_label)
     codes = {one.code for one in record.findings}
+    hopeless = any(one.code == "wrong_dtype" and not one.repairable for one in record.findings)
     record.findings += check_geometry(scan, record.file)
-    if is_label and "wrong_dtype" not in codes:
+    if is_label and scan.channels > 1 and not hopeless:  # the channels are equal
+        scan.array, scan.channels = scan.array[..., 0], 1
+    if is_label and not hopeless:
         found, record.values = check_label(scan, record.file, folder.classes, allow_empty)
         record.findings += found
     if "four_dimensional" not in codes or set(scan.series) == {1}:

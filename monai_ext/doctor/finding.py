@@ -155,6 +155,11 @@ class Finding:
     def repairable(self) -> bool:
         return bool(self.repair)
 
+    @property
+    def reason(self) -> str:
+        """The finding in one line, for the quarantine."""
+        return f"{self.code}: {self.file}: {self.what}"
+
     def as_dict(self) -> dict[str, object]:
         return {**asdict(self), "repairable": self.repairable}
 

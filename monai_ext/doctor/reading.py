@@ -97,13 +97,18 @@ def _unpacked_size(path: Path) -> int:
         plain = len(start) == 348 and start[344:347] in (b"n+1", b"ni1")
         hint = "gzip it, or rename it to end in .nii" if plain else ""
         raise Unreadable("corrupt_header", "is not gzip-compressed though its name ends in .gz", hint)
+    with gzip.open(path) as file:
+        return _drain(file, path)
+
+
+def _drain(file: gzip.GzipFile, path: Path) -> int:
+    """Return how many bytes are packed in the file."""
     size = 0
     try:
-        with gzip.open(path) as file:
-            while piece := file.read(1 << 20):
-                size += len(piece)
+        while piece := file.read(1 << 20):
+            size += len(piece)
     except EOFError as error:
-        raise Unreadable("truncated", f"the gzip stream breaks off after {size} unpacked bytes") from error
+        raise Unreadable("truncated", f"the gzip stream breaks off ({path.stat().st_size} bytes on disk)") from error
     except (zlib.error, gzip.BadGzipFile, OSError) as error:
         raise Unreadable("corrupt_header", f"the gzip stream is damaged: {_one_line(error)}") from error
     return size
@@ -113,6 +118,8 @@ def _read_itk(path: Path) -> Scan:
     import SimpleITK as sitk  # noqa: N813
 
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    if path.suffix.lower() == ".nrrd":
+        _check_nrrd_end(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.ReadImageInformation()
@@ -127,6 +134,17 @@ def _read_itk(path: Path) -> Scan:
             "truncated", f"the header is readable, its voxels are not all there ({_one_line(error)})"
         ) from error
     return _from_itk(path, "itk", image)
+
+
+def _check_nrrd_end(path: Path) -> None:
+    """Unpack gzipped voxels to the end, whose checksum ITK does not look at."""
+    with open(path, "rb") as file:
+        lines = list(iter(lambda: file.readline(4096).strip().lower(), b""))
+        if b"encoding: gzip" not in lines and b"encoding: gz" not in lines:
+            return
+        if any(line.startswith((b"data file:", b"datafile:")) for line in lines):
+            return
+        _drain(gzip.GzipFile(fileobj=file), path)
 
 
 def _from_itk(path: Path, kind: str, image: Any) -> Scan:
@@ -177,7 +195,7 @@ def _broken_ending(path: Path) -> str:
         start = file.read(8)
         file.seek(max(0, path.stat().st_size - 64))
         end = file.read()
-    if start == b"\x89PNG\r\n\x1a\n" and b"IEND" not in end:
+    if start == b"\x89PNG\r\n\x1a\n" and len(end.partition(b"IEND")[2]) < 4:  # a checksum follows
         return "the PNG ends without its IEND chunk"
     if start[:3] == b"\xff\xd8\xff" and b"\xff\xd9" not in end:
         return "the JPEG ends without its end marker"

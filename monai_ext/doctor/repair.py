@@ -81,9 +81,12 @@ def repair(
         found = examination.found[case]
         reasons = [one for one in found if one.is_error and (not one.repairable or one.code.startswith("duplicate"))]
         if reasons:
-            _leave_out(outcome, examination.folder, case, [f"{one.code}: {one.file}: {one.what}" for one in reasons])
+            _leave_out(outcome, examination.folder, case, [one.reason for one in reasons])
             continue
         _mend_case(outcome, examination.folder, case, found, allow_empty)
+    for one in examination.loose:
+        if one.code in ("unpaired_file", "unlisted_file"):
+            outcome.quarantine.append({"section": "", "files": [one.file], "reasons": [one.reason]})
     _write_rest(outcome, examination.folder)
     return outcome
 

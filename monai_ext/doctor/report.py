@@ -36,14 +36,15 @@ def as_dict(examination: Examination, repair: Repair | None = None) -> dict[str,
 
 
 def quarantine_of(examination: Examination) -> list[dict[str, object]]:
-    """Return the cases with errors, which training should leave out until they are mended."""
+    """Return what has errors, which training should leave out until it is mended."""
     rows: list[dict[str, object]] = []
     for case, found in examination.found.items():
-        reasons = [f"{one.code}: {one.file}: {one.what}" for one in found if one.is_error]
+        reasons = [one.reason for one in found if one.is_error]
         if reasons:
             files = [examination.folder.name_of(path) for path, _ in case.files]
             rows.append({"section": case.section, "files": files, "reasons": reasons})
-    return rows
+    loose = [one for one in examination.loose if one.code == "unpaired_file"]
+    return rows + [{"section": "", "files": [one.file], "reasons": [one.reason]} for one in loose]
 
 
 def as_text(examination: Examination, width: int = 100) -> str:
@@ -56,7 +57,7 @@ def as_text(examination: Examination, width: int = 100) -> str:
             lines += _rows(one, width)
     if len(groups) > MOST_FILES:
         lines += ["", f"... and {len(groups) - MOST_FILES} more files; --json report.json writes them all"]
-    return "\n".join([*lines, "", *_summary(examination, len(groups))])
+    return "\n".join([*lines, "", *_summary(examination, len(groups), width)])
 
 
 def repair_text(outcome: Repair, width: int = 100) -> str:
@@ -73,7 +74,7 @@ def repair_text(outcome: Repair, width: int = 100) -> str:
         [
             *lines,
             f"  {len(outcome.repaired)} files mended and read again, {same} copied unchanged, "
-            f"{len(outcome.quarantine)} cases left out (reasons: doctor_report.json)",
+            f"{len(outcome.quarantine)} cases left out (why: doctor_report.json)",
         ]
     )
 
@@ -114,13 +115,14 @@ def _wrapped(first: str, text: str, width: int) -> list[str]:
     )
 
 
-def _summary(examination: Examination, files: int) -> list[str]:
+def _summary(examination: Examination, files: int, width: int) -> list[str]:
     found = examination.findings
     if not found:
         return ["Nothing is wrong."]
     lines = []
-    for code, count in sorted(Counter(one.code for one in found).items(), key=lambda row: list(RULES).index(row[0])):
-        lines.append(f"  {count:>4}  {code:<22}{RULES[code].meaning}")
+    counts = Counter(one.code for one in found)
+    for code in (code for code in RULES if counts[code]):
+        lines += _wrapped(f"  {counts[code]:>4}  {code:<22}", RULES[code].meaning, width)
     errors = sum(one.is_error for one in found)
     mendable = sum(one.repairable for one in found)
     total = f"{errors} {_plural('error', errors)}, {len(found) - errors} {_plural('warning', len(found) - errors)} in "
