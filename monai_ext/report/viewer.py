@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The controls of the slice viewer; ``viewer.js`` fills them with life."""
+
+from __future__ import annotations
+
+from monai_ext.report.markup import Markup, tag
+
+_LAYERS = ("none", "truth", "prediction", "error")
+
+
+def viewer(titles: list[str]) -> Markup:
+    """Return the viewer for views with these titles."""
+    views = tag(
+        "label",
+        "view",
+        tag("select", [tag("option", title, value=number) for number, title in enumerate(titles)], id="view"),
+    )
+    radios = [
+        tag(
+            "label", tag("input", type="radio", name="layer", value=layer, checked=layer == "error"), tag("span", layer)
+        )
+        for layer in _LAYERS
+    ]
+    layers = tag("fieldset", tag("legend", "overlay"), tag("div", radios, class_="segments"))
+    opacity = tag("label", "opacity", tag("input", type="range", id="opacity", min=10, max=100, value=65))
+    canvases = [
+        tag("div", tag("canvas", id="plain", role="img", aria_label="image alone"), class_="pane plain"),
+        tag(
+            "div",
+            tag("canvas", id="overlaid", role="img", aria_label="image with overlay"),
+            [tag("span", class_=f"edge {edge}") for edge in ("left", "right", "top", "bottom")],
+            class_="pane",
+        ),
+    ]
+    help_text = "Arrow keys change the slice; T, P, E and N choose truth, prediction, error or none."
+    stage = tag(
+        "div", canvases, class_="stage", tabindex=0, role="group", aria_label=f"Slices. {help_text}", id="stage"
+    )
+    slider = tag(
+        "label",
+        tag("span", "slice", class_="sr"),
+        tag("input", type="range", id="slice", min=0, max=0, value=0, aria_label="slice"),
+    )
+    return tag(
+        "div",
+        tag("div", views, layers, opacity, class_="controls"),
+        stage,
+        tag("div", tag("svg", id="profile", aria_hidden="true", preserveAspectRatio="none"), slider, class_="slider"),
+        tag(
+            "p", tag("output", id="position", for_="slice"), tag("span", id="share", class_="muted"), class_="position"
+        ),
+        tag(
+            "p",
+            help_text,
+            " The bars above the slider show the share of wrong pixels in each slice.",
+            class_="muted small",
+        ),
+        tag(
+            "noscript",
+            tag("div", "The viewer needs JavaScript, which is switched off in this browser.", class_="missing"),
+        ),
+        class_="viewer",
+        id="viewer",
+    )
