@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt, map_coordinates
+from scipy.ndimage import map_coordinates
 
 from monai_ext.demo.grid import VoxelGrid
 from monai_ext.demo.mni_brain import BrainMaps
@@ -127,7 +127,7 @@ def _draw_points(brain: BrainMaps, followup: BrainMaps, mapping: SmoothMap, rng:
     # three decimals, so that the CSV file holds the very positions that were mapped
     second = np.round(rng.uniform(low, high, (100 * POINTS, 3)), 3)
     first = mapping(second)
-    inside = (_depth(brain, first) > _DEPTH_MM) & (_depth(followup, second) > _DEPTH_MM)
+    inside = _deep(brain, first) & _deep(followup, second)
     candidates = np.concatenate([first, second], axis=1)[inside]
     distance = 12.0
     while len(chosen := _spread(candidates, distance)) < POINTS:
@@ -135,11 +135,14 @@ def _draw_points(brain: BrainMaps, followup: BrainMaps, mapping: SmoothMap, rng:
     return chosen
 
 
-def _depth(maps: BrainMaps, points: Points) -> NDArray[np.float64]:
-    """Return the depth in mm below the brain's surface of the voxel nearest to each point; 0 outside."""
-    depth = distance_transform_edt(maps.brain >= 0.5, sampling=maps.grid.spacing)
-    position = (points - maps.grid.corner) / maps.grid.spacing - 0.5
-    return map_coordinates(depth, position.T, order=0, mode="constant")
+def _deep(maps: BrainMaps, points: Points) -> NDArray[np.bool_]:
+    """Tell which points have brain in all 26 directions at `_DEPTH_MM`."""
+    directions = np.stack(np.meshgrid(*[(-1.0, 0.0, 1.0)] * 3), axis=-1).reshape(27, 3)
+    length = np.sqrt((directions**2).sum(axis=1, keepdims=True))
+    around = points[:, None] + _DEPTH_MM * directions / np.maximum(length, 1)  # (N, 27, 3), the point itself too
+    position = (around.reshape(-1, 3) - maps.grid.corner) / maps.grid.spacing - 0.5
+    share = map_coordinates(maps.brain, position.T, order=0, mode="constant")
+    return (share.reshape(-1, 27) >= 0.5).all(axis=1)
 
 
 def _spread(candidates: Points, distance: float) -> Points:

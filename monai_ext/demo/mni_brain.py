@@ -68,8 +68,10 @@ class BrainMaps:
     def label(self) -> NDArray[np.uint8]:
         """Return the label map (X, Y, Z): 0 background, 1 CSF, 2 grey, 3 white matter, by `LABEL_RULE`."""
         csf = np.maximum(1 - self.grey - self.white, 0)
-        tissue = 1 + np.argmax(np.stack([csf, self.grey, self.white]), axis=0)
-        return np.where(self.brain >= 0.5, tissue, 0).astype(np.uint8)
+        tissue = np.where(self.grey > csf, np.uint8(2), np.uint8(1))  # several times faster than argmax over a stack
+        tissue[self.white > np.maximum(csf, self.grey)] = 3
+        tissue[self.brain < 0.5] = 0
+        return tissue
 
 
 def load_brain(resolution: int = 1) -> BrainMaps:

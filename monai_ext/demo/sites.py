@@ -76,7 +76,7 @@ SITES = (
         "wavy_bias",
         "uncorrected high-field bias and a compressed contrast",
         ((0.0, 0.0), (0.3, 0.42), (0.6, 0.68), (1.0, 0.95)),
-        1.5,
+        2.2,
         3,
         (1.0, 1.2, 1.2),
         0.025,
@@ -102,13 +102,13 @@ def simulate_site(
 
     Args:
         brain: the maps to scan.
-        site: the scanner.
-        seed: together with the site's place in `SITES` it fixes the bias field and the noise.
+        site: the scanner, one of `SITES` or a variant of one under the same name.
+        seed: together with the name's place in `SITES` it fixes the bias field and the noise.
 
     Returns:
         Image (X, Y, Z) int16, label (X, Y, Z) uint8 on the same grid, and that grid.
     """
-    rng = np.random.default_rng([seed, 1 + SITES.index(site)])
+    rng = np.random.default_rng([seed, 1 + [known.name for known in SITES].index(site.name)])
     signal = np.interp(brain.t1, *np.transpose(site.contrast)) * brain.brain
     signal *= _bias_field(brain, site, rng)
     spacing = np.maximum(site.spacing, brain.grid.spacing)

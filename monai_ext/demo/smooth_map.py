@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 
 Points = NDArray[np.float64]
 
-_CHUNK = 1 << 15
+_CHUNK = 1 << 12
 
 
 @dataclass(frozen=True)
@@ -58,17 +58,17 @@ class SmoothMap:
         return sum((points[:, [axis]] * self.matrix[:, axis] for axis in range(3)), start=self.offset)
 
     def _warp(self, points: Points) -> Points:
-        weight, _ = self._bumps(points)
-        return np.einsum("nk,ki->ni", weight, self.vectors)
+        return np.einsum("nk,ki->ni", self._weights(points), self.vectors)
 
     def _jacobian(self, points: Points) -> NDArray[np.float64]:
-        weight, away = self._bumps(points)
-        slope = -(weight / self.widths**2)[..., None] * away  # (N, K, 3), gradient of each bump
+        away = points[:, None] - self.centres  # (N, K, 3)
+        slope = -(self._weights(points) / self.widths**2)[..., None] * away  # gradient of each bump
         return self.matrix + np.einsum("ki,nkj->nij", self.vectors, slope)
 
-    def _bumps(self, points: Points) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        away = points[:, None] - self.centres  # (N, K, 3)
-        return np.exp(-(away**2).sum(axis=-1) / (2 * self.widths**2)), away
+    def _weights(self, points: Points) -> NDArray[np.float64]:
+        """Return the height (N, K) of each bump at each point."""
+        squares = [np.subtract.outer(points[:, axis], self.centres[:, axis]) ** 2 for axis in range(3)]
+        return np.exp((squares[0] + squares[1] + squares[2]) * (-0.5 / self.widths**2))
 
 
 def draw_map(rng: np.random.Generator) -> SmoothMap:
