@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scores every case of an evaluation and writes the tables that a reader, a statistician and the report open."""
+
+from __future__ import annotations
+
+import glob
+import logging
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ignite.engine import Engine, Events
+
+from monai_ext.distributed import is_main, rank
+from monai_ext.errors import InputError
+from monai_ext.files import write_json
+from monai_ext.handlers._results import CaseResult, absolute, gather, meta_of, results_of
+from monai_ext.handlers._table import write_table
+from monai_ext.metrics import EMPTY_BOTH, EMPTY_ONE, SCORES, segmentation_scores, summarize_cases
+from monai_ext.metrics.summary import BOOTSTRAP_LEVEL
+from monai_ext.scan_files import stem_of
+
+logger = logging.getLogger(__name__)
+
+CASE_COLUMNS = ("case", "image", "label", "prediction", "site", "subject", "class", "class_name")
+COLUMNS = (*CASE_COLUMNS, *SCORES, "truth_voxels", "predicted_voxels")
+Row = dict[str, Any]
+
+
+class CaseScores:
+    """Handler for an evaluator: per-case and summary tables, and the means as the engine's metrics.
+
+    After each epoch of the evaluator, ``cases.csv`` (a row per case and class), ``summary.json`` and
+    ``summary.csv`` (mean, median, standard deviation and 95 % bootstrap interval over cases) are written. The
+    engine gets the metrics ``mean_dice``, ``mean_iou``, ``mean_hd95_mm``, ``mean_asd_mm`` and ``mean_nsd``, each a
+    mean over cases of the mean over foreground classes, and ``dice_<class name>`` where there are several classes.
+    With several processes each attaches it: rows are gathered, a case that two processes saw (samplers repeat
+    cases to fill up) counts once, all get the same metrics, and the first writes.
+
+    The engine's output is ``pred`` and ``label``, label maps (1, *spatial) in one grid, and ``image``. Distances
+    are in mm by the label's affine. Attach it before handlers that read metrics.
+
+    Args:
+        output_dir: folder for the three files.
+        num_classes: output channels of the network, 1 for one object.
+        class_names: names of the classes 1, 2, ..., or of the classes 0, 1, 2, ..., or a mapping from the class
+            to its name; None calls them by number.
+        tolerance_mm: of the normalised surface Dice.
+        bootstrap_samples: how many times cases are drawn for the interval.
+        seed: of the bootstrap.
+        prompt_source: where prompts came from, for the record ("none", "ground truth box", ...).
+        slices: which slices were scored, for the record ("all", "with foreground", ...).
+        prediction_dir: where to look for a case's saved prediction when its metadata do not say (``saved_to``).
+
+    Raises:
+        InputError: by the run, for a case whose prediction and label are no label maps of one grid and these
+            classes; here, when ``class_names`` has the wrong length.
+
+    Example:
+        >>> evaluator = Engine(lambda engine, batch: [{"pred": batch["label"], "label": batch["label"]}])
+        >>> CaseScores("eval", num_classes=1).attach(evaluator)
+        >>> evaluator.run([{"label": torch.ones(1, 4, 4)}]).metrics["mean_dice"]  # doctest: +SKIP
+        1.0
+    """
+
+    def __init__(
+        self,
+        output_dir: str | Path,
+        num_classes: int,
+        class_names: Sequence[str] | Mapping[Any, str] | None = None,
+        tolerance_mm: float = 1.0,
+        bootstrap_samples: int = 1000,
+        seed: int = 0,
+        prompt_source: str = "none",
+        slices: str = "all",
+        prediction_dir: str | Path | None = None,
+    ) -> None:
+        self.output_dir = Path(output_dir)
+        self.num_classes = num_classes
+        self.class_names = _foreground_names(class_names, num_classes)
+        self.tolerance_mm = tolerance_mm
+        self.bootstrap_samples = bootstrap_samples
+        self.seed = seed
+        self.prompt_source = prompt_source
+        self.slices = slices
+        self.prediction_dir = None if prediction_dir is None else Path(prediction_dir)
+        self._cases: list[tuple[tuple[str, ...], list[Row]]] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Score after each iteration, write after each epoch."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._score)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._finish)
+
+    def _start(self, engine: Engine) -> None:
+        self._cases = []
+
+    def _score(self, engine: Engine) -> None:
+        for result in results_of(engine):
+            self._cases.append((self._identity(result), self._rows(result)))
+
+    def _identity(self, result: CaseResult) -> tuple[str, ...]:
+        """Return what tells cases apart, in the order in which they are to be listed."""
+        identity = (result.name, result.path("image"), result.path("label"))
+        return identity if any(identity) else ("", "", "", f"{rank():06d}", f"{len(self._cases):06d}")
+
+    def _rows(self, result: CaseResult) -> list[Row]:
+        image, output = result.path("image"), result.output
+        try:
+            scores = segmentation_scores(
+                output["pred"], output["label"], self.num_classes, result.spacing, self.tolerance_mm
+            )
+        except InputError as error:
+            raise InputError(f"{image or result.name or 'a case without a file'}: {error}") from error
+        shared = {
+            "case": result.name,
+            "image": image,
+            "label": result.path("label"),
+            "prediction": absolute(meta_of(output["pred"]).get("saved_to")),
+            "site": result.text("site"),
+            "subject": result.text("subject"),
+        }
+        return [{**shared, "class_name": self.class_names[int(row["class"])], **row} for row in scores]
+
+    def _finish(self, engine: Engine) -> None:
+        cases = dict(sorted(gather(self._cases), key=lambda case: case[0]))
+        if not cases:
+            return
+        rows = self._named(list(cases.values()))
+        summary = summarize_cases(rows, self.bootstrap_samples, self.seed)
+        engine.state.metrics.update(_engine_metrics(summary))
+        if is_main():
+            self._write(rows, {**summary, "conventions": self._conventions()})
+
+    def _named(self, cases: list[list[Row]]) -> list[Row]:
+        """Give every case a name of its own and look for its prediction."""
+        taken: set[str] = set()
+        for number, rows in enumerate(cases, start=1):
+            base = name = rows[0]["case"] or f"case_{number:04d}"
+            for count in range(2, len(cases) + 2):
+                if name not in taken:
+                    break
+                name = f"{base}_{count}"
+            taken.add(name)
+            prediction = rows[0]["prediction"] or self._find_prediction(name, rows[0]["image"])
+            for row in rows:
+                row.update(case=name, prediction=prediction)
+        return [row for rows in cases for row in rows]
+
+    def _find_prediction(self, name: str, image: str) -> str:
+        if self.prediction_dir is None:
+            return ""
+        for stem in (name, stem_of(os.path.basename(image))):
+            found = sorted(self.prediction_dir.glob(f"{glob.escape(stem)}.*")) if stem else []
+            if found:
+                return absolute(found[0])
+        return ""
+
+    def _conventions(self) -> dict[str, Any]:
+        return {
+            "prompt_source": self.prompt_source,
+            "slices": self.slices,
+            "empty_both": EMPTY_BOTH,
+            "empty_one": EMPTY_ONE,
+            "nsd_tolerance_mm": self.tolerance_mm,
+            "bootstrap": {"samples": self.bootstrap_samples, "seed": self.seed, "level": BOOTSTRAP_LEVEL},
+        }
+
+    def _write(self, rows: list[Row], summary: dict[str, Any]) -> None:
+        write_table(self.output_dir / "cases.csv", COLUMNS, rows)
+        write_json(self.output_dir / "summary.json", summary)
+        flat = [
+            {"class": entry["class"], "name": entry["name"], "metric": metric, **statistics}
+            for entry in [
+                *summary["classes"],
+                {"class": "", "name": "mean_foreground", "metrics": summary["mean_foreground"]},
+            ]
+            for metric, statistics in entry["metrics"].items()
+        ]
+        write_table(
+            self.output_dir / "summary.csv",
+            ("class", "name", "metric", "mean", "median", "std", "low", "high", "n"),
+            flat,
+        )
+        dice = summary["mean_foreground"]["dice"]
+        logger.info("%d cases, mean Dice %.4f: %s", summary["cases"], dice["mean"], self.output_dir / "cases.csv")
+
+
+def _foreground_names(names: Sequence[str] | Mapping[Any, str] | None, num_classes: int) -> dict[int, str]:
+    count = max(num_classes, 2) - 1
+    given = {str(key): name for key, name in names.items()} if isinstance(names, Mapping) else {}
+    if names is not None and not isinstance(names, Mapping):
+        if isinstance(names, str) or len(names) not in (count, count + 1):
+            raise InputError(
+                f"class_names must name the {count} foreground classes, or the background and these, got {names}."
+            )
+        given = {str(index): name for index, name in enumerate(names[-count:], start=1)}
+    return {index: str(given.get(str(index)) or f"class {index}") for index in range(1, count + 1)}
+
+
+def _engine_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
+    metrics = {f"mean_{score}": summary["mean_foreground"][score]["mean"] for score in SCORES}
+    if len(summary["classes"]) > 1:
+        for entry in summary["classes"]:
+            metrics[f"dice_{re.sub(r'[^0-9A-Za-z]+', '_', entry['name'])}"] = entry["metrics"]["dice"]["mean"]
+    return metrics
