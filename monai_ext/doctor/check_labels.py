@@ -68,7 +68,9 @@ def is_binary_255(values: tuple[int, ...], classes: frozenset[int] | None) -> bo
 def _check_range(scan: Scan, file: str, values: tuple[int, ...], classes: frozenset[int] | None) -> list[Finding]:
     if is_binary_255(values, classes):
         what = "a black and white mask: values " + show(values)
-        return [finding("mask_0_255", file, what, repair="write 1 where the value is above 127, else 0")]
+        severity = "warning" if scan.kind == "picture" else ""  # pictures are read as 0/1 where there is one class
+        repair = "write 1 where the value is above 127, else 0"
+        return [finding("mask_0_255", file, what, repair=repair, severity=severity)]
     wrong = tuple(value for value in values if value < 0 or (classes is not None and value not in classes))
     if not wrong:
         return []

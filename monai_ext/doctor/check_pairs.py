@@ -59,8 +59,14 @@ def check_channels(images: list[tuple[str, int, int]]) -> list[Finding]:
     if len(set(kinds)) < 2:
         return []
     usual = max(sorted(set(kinds)), key=kinds.count)
+    pictures = all(dims == 2 and channels in (1, 3) for dims, channels in kinds)  # grey can be read as colour
     return [
-        finding("inconsistent_channels", file, f"{_kind(dims, channels)}; most images here: {_kind(*usual)}")
+        finding(
+            "inconsistent_channels",
+            file,
+            f"{_kind(dims, channels)}; most images here: {_kind(*usual)}",
+            severity="warning" if pictures else "",
+        )
         for file, dims, channels in images
         if (dims, channels) != usual
     ]

@@ -44,7 +44,8 @@ def _colour_label(scan: Scan, file: str) -> Finding:
     colours = scan.array[..., :3] if scan.channels > 2 else scan.array[..., :1]
     what = f"the label has {scan.channels} channels"
     if np.array_equal(colours.min(axis=-1), colours.max(axis=-1)):
-        return finding("wrong_dtype", file, f"{what}, all equal", repair="keep one channel")
+        severity = "warning" if scan.kind == "picture" else ""  # grey pictures are often saved so
+        return finding("wrong_dtype", file, f"{what}, all equal", repair="keep one channel", severity=severity)
     remedy = "translate each colour to its class number and store one channel"
     return finding("wrong_dtype", file, f"{what} that differ: classes are painted in colours", remedy=remedy)
 

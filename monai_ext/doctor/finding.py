@@ -68,7 +68,8 @@ RULES: dict[str, Rule] = {
     ),
     "wrong_dtype": Rule(
         "error",
-        "labels stored as float or in colour; images stored as complex numbers, an RGB structure or with a palette",
+        "labels stored as float or in colour (three equal channels in a picture: a warning); "
+        "images stored as complex numbers, an RGB structure or with a palette",
         "store labels as unsigned integers of one channel, images as real numbers",
     ),
     "four_dimensional": Rule(
@@ -79,7 +80,7 @@ RULES: dict[str, Rule] = {
     ),
     "inconsistent_channels": Rule(
         "error",
-        "images of one data set differ in channels, or 2-D and 3-D are mixed",
+        "images of one data set differ in channels, or 2-D and 3-D are mixed (grey among colour: a warning)",
         "convert the minority, or put it into a folder of its own",
     ),
     # labels
@@ -95,7 +96,7 @@ RULES: dict[str, Rule] = {
     ),
     "mask_0_255": Rule(
         "error",
-        "a binary mask is stored as 0 and 255 (or near them, as JPEG does) instead of 0 and 1",
+        "a binary mask holds 0 and 255 (or near them, as JPEG does) instead of 0 and 1 (pictures: a warning)",
         "store 0 and 1",
     ),
     # geometry

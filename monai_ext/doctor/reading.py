@@ -139,6 +139,8 @@ def _read_itk(path: Path) -> Scan:
 def _check_nrrd_end(path: Path) -> None:
     """Unpack gzipped voxels to the end, whose checksum ITK does not look at."""
     with open(path, "rb") as file:
+        if not file.readline(16).startswith(b"NRRD"):
+            return
         lines = list(iter(lambda: file.readline(4096).strip().lower(), b""))
         if b"encoding: gzip" not in lines and b"encoding: gz" not in lines:
             return

@@ -119,7 +119,7 @@ def _write_case(outcome: Repair, folder: Folder, case: Case, found: list[Finding
     for path, is_label in case.files:
         if path in outcome.targets:
             continue
-        codes = {one.code for one in found if one.file == folder.name_of(path) and one.is_error}
+        codes = {one.code for one in found if one.file == folder.name_of(path) and one.repairable}
         done: list[str] = []
         if codes or (is_label and mended):  # the place of the image may be another now
             scan = read_scan(path)
