@@ -14,7 +14,9 @@ _WIDTH, _HEIGHT = 480, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 14, 14, 40
 
 
-def line_chart(title: str, series: dict[str, list[Point]], log: bool = False, mark: Point | None = None) -> Markup:
+def line_chart(
+    title: str, series: dict[str, list[Point]], log: bool = False, mark: Point | None = None, from_zero: bool = False
+) -> Markup:
     """Return a figure with one line per series of (epoch, value).
 
     Args:
@@ -22,9 +24,10 @@ def line_chart(title: str, series: dict[str, list[Point]], log: bool = False, ma
         series: name to points; lines differ in colour and in dashes.
         log: offer a logarithmic axis too; it is left out when a value is not positive.
         mark: a point to ring, such as the best epoch.
+        from_zero: begin the linear axis at zero.
     """
     values = [value for points in series.values() for _, value in points]
-    scales = {"linear": _linear_scale(values)}
+    scales = {"linear": _linear_scale([0.0, *values] if from_zero else values)}
     if log and min(values) > 0 and max(values) > min(values):
         scales["log"] = _log_scale(values)
     epochs = [epoch for points in series.values() for epoch, _ in points]
@@ -47,6 +50,7 @@ def line_chart(title: str, series: dict[str, list[Point]], log: bool = False, ma
         ]
         for name, line in series.items()
     }
+    last = ", ".join(f"{name} {line[-1][1]:.4g}" for name, line in series.items()) + f" in epoch {max(epochs):g}"
     summary = "; ".join(f"{name}: from {line[0][1]:.4g} to {line[-1][1]:.4g}" for name, line in series.items())
     picture = tag(
         "svg",
@@ -64,7 +68,7 @@ def line_chart(title: str, series: dict[str, list[Point]], log: bool = False, ma
         else None
     )
     head = tag("figcaption", tag("span", title, class_="chart-title"), _legend(list(series)), toggle)
-    return tag("figure", head, picture, tag("p", class_="readout", role="status"), class_="chart")
+    return tag("figure", head, picture, tag("p", last, class_="readout", role="status"), class_="chart")
 
 
 def _across(first: float, last: float) -> Callable[[float], float]:
@@ -79,7 +83,7 @@ def _linear_scale(values: Sequence[float]) -> tuple[list[float], Callable[[float
     if high <= low:
         margin = abs(high) * 0.1 or 0.5
         low, high = low - margin, high + margin
-    step = nice_step((high - low) / 4)
+    step = nice_step((high - low) / 5)
     ticks = [step * number for number in range(math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9) + 1)]
     return ticks, _down(ticks[0], ticks[-1])
 

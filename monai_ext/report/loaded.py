@@ -78,7 +78,7 @@ def _as_classes(scan: Scan, image: Scan) -> Scan:
 
 
 def _window_of(image: Scan) -> tuple[float, float]:
-    """Return the 0.5 and 99.5 percentile of a sample of the voxels; 8-bit pictures are shown as they are."""
+    """Return the 0.5 and a little above the 99.5 percentile of the voxels; 8-bit pictures are shown as they are."""
     import numpy as np
 
     voxels = _voxels(image)
@@ -89,7 +89,7 @@ def _window_of(image: Scan) -> tuple[float, float]:
     if not sample.size:
         return 0.0, 1.0
     low, high = (float(value) for value in np.percentile(sample, (0.5, 99.5)))
-    return (low, high) if high > low else (low, low + 1.0)
+    return (low, high + 0.08 * (high - low)) if high > low else (low, low + 1.0)  # bright tissue is not all white
 
 
 def _voxels(scan: Scan) -> np.ndarray:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from monai_ext.report.markup import Markup, tag
 from monai_ext.report.sources import RunFolder
 
@@ -44,4 +46,7 @@ def missing_notice(folder: RunFolder, name: str) -> Markup:
 
 def command_for(folder: RunFolder, name: str) -> str:
     """Return the command that writes the file ``name``."""
-    return _COMMANDS[name].format(root=folder.bundle_root.as_posix())
+    root = folder.bundle_root
+    if root.is_relative_to(Path.cwd()):
+        root = root.relative_to(Path.cwd())  # a report is shared: no more of the machine in it than needed
+    return _COMMANDS[name].format(root=root.as_posix())

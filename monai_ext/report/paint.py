@@ -68,7 +68,7 @@ def error_palette() -> list[Colour]:
     return [(0, 0, 0), *ERROR_COLOURS]
 
 
-def blend(grey: np.ndarray, labels: np.ndarray | None, palette: Sequence[Colour], opacity: float = 0.6) -> np.ndarray:
+def blend(grey: np.ndarray, labels: np.ndarray | None, palette: Sequence[Colour], opacity: float = 0.55) -> np.ndarray:
     """Return an RGB picture (rows, columns, 3) of ``grey`` (or RGB) with the labels painted over it."""
     import numpy as np
 
@@ -108,5 +108,5 @@ def photo_address(pixels: np.ndarray, quality: int = 82) -> str:
 
 def _address(picture: Image.Image, kind: str, **options: int) -> str:
     buffer = io.BytesIO()
-    picture.save(buffer, kind, **options, **({"optimize": True} if kind == "PNG" else {}))
+    picture.save(buffer, kind, **options)
     return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

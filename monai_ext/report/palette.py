@@ -22,7 +22,7 @@ _CLASS_COLOURS = (
 )
 
 ERROR_NAMES = ("missed", "extra", "wrong class")
-ERROR_COLOURS = ((86, 180, 233), (213, 94, 0), (240, 228, 66))
+ERROR_COLOURS = ((70, 165, 255), (255, 110, 20), (255, 240, 70))  # bright: they lie on a darkened image
 
 
 def class_colour(index: int) -> tuple[int, int, int]:

@@ -57,8 +57,11 @@ def _panels(loaded: LoadedCase, plane: str, index: int) -> list[Markup]:
         maps["error"] = error_map(maps["truth"], maps["prediction"])
     panels = [_panel("image", png_address(grey), loaded.case.name)]
     for layer, labels in maps.items():
-        palette = error_palette() if layer == "error" else class_palette()
-        painted = blend(grey, resize(labels, size, smooth=False), palette)
+        small = resize(labels, size, smooth=False)
+        # errors are thin: on a darkened image and in full colour they are seen
+        painted = (
+            blend(grey // 2, small, error_palette(), 1.0) if layer == "error" else blend(grey, small, class_palette())
+        )
         panels.append(_panel(layer, png_address(painted), loaded.case.name))
     return panels
 

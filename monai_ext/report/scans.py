@@ -96,7 +96,9 @@ class VolumeScan:
 
     def frame(self, plane: str, index: int) -> np.ndarray:
         """Return slice ``index``, counted from the patient's left, back or feet."""
-        return self.voxels.take(index, axis=self._axis(plane))[::-1, ::-1].T
+        where: list[int | slice] = [slice(None)] * 3
+        where[self._axis(plane)] = index  # a view; take() would first copy the turned volume
+        return self.voxels[tuple(where)][::-1, ::-1].T
 
     def size_mm(self, plane: str) -> tuple[float, float]:
         """Return width and height of a slice in mm."""

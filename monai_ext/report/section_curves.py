@@ -25,7 +25,11 @@ def curves_section(folder: RunFolder) -> Markup:
     }
     charts = [
         line_chart(
-            title, dict(list(lines.items())[:_MOST_LINES]), title in ("Loss", "Learning rate"), _best(folder, lines)
+            title,
+            dict(list(lines.items())[:_MOST_LINES]),
+            log=title in ("Loss", "Learning rate"),
+            mark=_best(folder, lines),
+            from_zero=title == "Seconds per epoch",
         )
         for title, lines in groups.items()
         if lines

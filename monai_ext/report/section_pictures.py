@@ -117,12 +117,11 @@ def _prediction_notice(folder: RunFolder, cases: list[ScoredCase]) -> Markup | N
 def _legend(names: dict[int, str]) -> Markup:
     classes = [_key(name, class_colour(index)) for index, name in names.items()]
     errors = [_key(name, colour) for name, colour in zip(ERROR_NAMES, ERROR_COLOURS, strict=True)]
+    errors = errors if len(names) > 1 else errors[:2]  # with one class there is no wrong one
     return tag(
-        "p",
-        tag("b", "classes"),
-        classes,
-        tag("b", "errors"),
-        errors if len(names) > 1 else errors[:2],
+        "div",
+        tag("span", tag("b", "classes"), classes, data_legend="class"),
+        tag("span", tag("b", "errors"), errors, data_legend="error"),
         class_="legend-row",
     )
 

@@ -83,7 +83,8 @@ def _command(run: dict[str, object]) -> Markup | None:
 def _knobs(knobs: dict[str, object]) -> Markup | None:
     if not knobs:
         return None
-    return tag("div", tag("h3", "Knobs"), tag("div", _facts(knobs), class_="knobs"))
+    pairs = [tag("div", tag("dt", name), tag("dd", text_of(value) or "–")) for name, value in knobs.items()]
+    return tag("div", tag("h3", "Knobs"), tag("dl", pairs, class_="knobs"))
 
 
 def _convention(key: str, value: object) -> str:

@@ -9,7 +9,7 @@ from monai_ext.report.notices import missing_notice
 from monai_ext.report.palette import class_colour, css_colour
 from monai_ext.report.reading import count_text, interval_text, list_of, mapping_of, number_of, score_text, text_of
 from monai_ext.report.sources import RunFolder
-from monai_ext.report.strips import StripRow, strip_chart
+from monai_ext.report.strips import StripRow, axis_start, strip_chart
 
 # column of cases.csv: title, unit, digits, whether more is better
 METRICS = {
@@ -54,10 +54,11 @@ def cases_section(folder: RunFolder) -> Markup:
         number_of(mapping_of(record).get("class")): mapping_of(mapping_of(record).get("metrics"))
         for record in list_of(folder.summary.get("classes"))
     }
+    start = axis_start([score for row in rows if (score := number_of(row.get("dice"))) is not None])
     head = [_sorter(name, "text") for name in ("case", "class", *extra)]
     head += [_sorter(" ".join(METRICS[key][:2]).strip(), "number") for key in keys]
     head += [_sorter(name, "number") for name in ("truth voxels", "predicted voxels")]
-    body = [_case_row(row, extra, keys, bands.get(number_of(row.get("class")), {})) for row in shown]
+    body = [_case_row(row, extra, keys, bands.get(number_of(row.get("class")), {}), start) for row in shown]
     foot = _case_foot(folder, len(extra), keys)
     cut = (
         tag("p", f"The {len(shown)} lowest Dice of {len(rows)} rows; cases.csv has all.", class_="muted")
@@ -231,12 +232,12 @@ def _sorter(name: str, kind: str) -> Markup:
     )
 
 
-def _case_row(row: dict[str, str], extra: list[str], keys: list[str], bands: dict[str, object]) -> Markup:
+def _case_row(row: dict[str, str], extra: list[str], keys: list[str], bands: dict[str, object], start: float) -> Markup:
     name = row.get("class_name") or row.get("class", "")
     cells = [tag("td", _swatch({"class": row.get("class")}), name), *(tag("td", row.get(key, "")) for key in extra)]
     for key in keys:
         value = number_of(row.get(key))
-        bar = _bar(value, mapping_of(bands.get(key))) if key == "dice" and value is not None else None
+        bar = _bar(value, mapping_of(bands.get(key)), start) if key == "dice" and value is not None else None
         cells.append(
             tag(
                 "td",
@@ -252,14 +253,19 @@ def _case_row(row: dict[str, str], extra: list[str], keys: list[str], bands: dic
     return tag("tr", tag("th", row["case"], scope="row"), cells, data_class=name, data_site=row.get("site"))
 
 
-def _bar(value: float, metric: dict[str, object]) -> Markup:
-    """Return a small 0..1 scale with the case as a mark on the interval of its class's mean."""
+def _bar(value: float, metric: dict[str, object], start: float) -> Markup:
+    """Return a small scale from ``start`` to 1 with the case as a mark on the interval of its class's mean."""
     low, high = number_of(metric.get("low")), number_of(metric.get("high"))
     band = None
     if low is not None and high is not None:
-        band = tag("i", class_="band", style=f"left:{low * 100:.1f}%;width:{max(high - low, 0) * 100:.1f}%")
-    mark = tag("i", class_="mark", style=f"left:{min(max(value, 0), 1) * 100:.1f}%")
+        left = _percent(low, start)
+        band = tag("i", class_="band", style=f"left:{left:.1f}%;width:{max(_percent(high, start) - left, 1):.1f}%")
+    mark = tag("i", class_="mark", style=f"left:{_percent(value, start):.1f}%")
     return tag("span", band, mark, class_="bar", aria_hidden="true")
+
+
+def _percent(value: float, start: float) -> float:
+    return min(max((value - start) / (1 - start), 0), 1) * 100
 
 
 def _case_foot(folder: RunFolder, extra: int, keys: list[str]) -> list[Markup]:
@@ -267,7 +273,7 @@ def _case_foot(folder: RunFolder, extra: int, keys: list[str]) -> list[Markup]:
     return [
         tag(
             "tr",
-            tag("th", "mean of all cases, 95 %", scope="row"),
+            tag("th", "mean, 95 % interval", scope="row"),
             tag("td", _swatch(record), _class_name(record), colspan=1 + extra),
             [_interval_cell(mapping_of(record.get("metrics")), key) for key in keys],
             tag("td", colspan=2),

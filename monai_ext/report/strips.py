@@ -11,7 +11,7 @@ from monai_ext.report.markup import Markup, tag
 from monai_ext.report.palette import css_colour
 from monai_ext.report.reading import number_of
 
-_WIDTH, _ROW, _LEFT, _RIGHT, _TOP = 640, 44, 132, 18, 8
+_WIDTH, _ROW, _LEFT, _RIGHT, _TOP = 860, 46, 150, 24, 8
 _MOST_DOTS = 400
 
 
@@ -27,8 +27,7 @@ class StripRow:
 
 def strip_chart(rows: list[StripRow], metric: str) -> Markup:
     """Return an SVG with one line per class: cases as dots, mean as a bar, interval as a band."""
-    low = min((value for row in rows for value, _ in row.values), default=0.0)
-    start = 0.0 if low < 0.4 else (0.4 if low < 0.65 else (0.6 if low < 0.8 else 0.75))
+    start = axis_start([value for row in rows for value, _ in row.values])
     span = _WIDTH - _LEFT - _RIGHT
     height = _TOP + _ROW * len(rows) + 26
 
@@ -44,6 +43,17 @@ def strip_chart(rows: list[StripRow], metric: str) -> Markup:
     return tag(
         "svg", grid, numbers, body, viewBox=f"0 0 {_WIDTH} {height}", role="img", aria_label=label, class_="strips"
     )
+
+
+def axis_start(values: Sequence[float]) -> float:
+    """Return where an axis up to 1 begins: scores are often high, and half an empty axis hides what differs.
+
+    Example:
+        >>> axis_start([0.9, 0.7]), axis_start([0.1])
+        (0.6, 0.0)
+    """
+    low = min(values, default=0.0)
+    return next((start for start, limit in ((0.75, 0.8), (0.6, 0.65), (0.4, 0.45)) if low >= limit), 0.0)
 
 
 def _row(row: StripRow, middle: float, across: Callable[[float], float]) -> list[Markup]:

@@ -22,7 +22,7 @@ def viewer(titles: list[str]) -> Markup:
         for layer in _LAYERS
     ]
     layers = tag("fieldset", tag("legend", "overlay"), tag("div", radios, class_="segments"))
-    opacity = tag("label", "opacity", tag("input", type="range", id="opacity", min=10, max=100, value=65))
+    opacity = tag("label", "opacity", tag("input", type="range", id="opacity", min=10, max=100, value=80))
     canvases = [
         tag("div", tag("canvas", id="plain", role="img", aria_label="image alone"), class_="pane plain"),
         tag(

@@ -5,6 +5,7 @@
     const picture = chart.querySelector(":scope > svg");
     const cursor = picture.querySelector(".cursor");
     const readout = chart.querySelector(".readout");
+    const last = readout.textContent;
     const series = JSON.parse(picture.dataset.points);
     const places = new Map();  // epoch -> horizontal place
     for (const line of Object.values(series)) { for (const point of line) { places.set(point.at(-2), point[0]); } }
@@ -22,7 +23,7 @@
       });
       readout.textContent = `epoch ${epoch}: ${values.join(", ")}`;
     };
-    const hide = () => { cursor.setAttribute("visibility", "hidden"); readout.textContent = ""; current = -1; };
+    const hide = () => { cursor.setAttribute("visibility", "hidden"); readout.textContent = last; current = -1; };
     picture.addEventListener("pointermove", (event) => {
       const box = picture.getBoundingClientRect();
       const x = ((event.clientX - box.left) / box.width) * picture.viewBox.baseVal.width;

@@ -30,6 +30,10 @@
     const place = [x, y, now.width, now.height, 0, 0, canvas.width, canvas.height];
     context.imageSmoothingQuality = "high";
     context.drawImage(image, ...place);
+    if (overlay && layer() === "error") {  // errors are thin: a darkened image lets them be seen
+      context.fillStyle = "rgb(0 0 0 / .5)";
+      context.fillRect(0, 0, canvas.width, canvas.height);
+    }
     if (overlay) {
       context.globalAlpha = Number(opacity.value) / 100;
       context.imageSmoothingEnabled = false;
@@ -45,6 +49,9 @@
     if (turn !== drawn) { return; }  // the reader has moved on while a picture was decoded
     paint(get("plain"), now, index, image, null);
     paint(get("overlaid"), now, index, image, overlay);
+    document.querySelectorAll("#slice-by-slice [data-legend]").forEach((part) => {
+      part.hidden = name === "none" || (part.dataset.legend === "error") !== (name === "error");
+    });
     const share = now.profile[index];
     get("position").textContent = `${index + 1} / ${now.count}: ${now.captions[index]}`;
     get("share").textContent = share === null ? "" : `${(share * 100).toFixed(1)} % of the object pixels are wrong`;
