@@ -68,7 +68,9 @@ def usage_of(name: str, function: Callable[..., Any]) -> str:
     """Return one line that shows how a command is called: required arguments first, options in brackets."""
     words = []
     for parameter in inspect.signature(function).parameters.values():
-        if parameter.default is inspect.Parameter.empty:
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            words.append("[--KNOB VALUE ...]")
+        elif parameter.default is inspect.Parameter.empty:
             words.append(parameter.name.upper())
         elif isinstance(parameter.default, bool):
             words.append(f"[--{parameter.name}]")
@@ -151,10 +153,12 @@ def _read_arguments(name: str, function: Callable[..., Any], arguments: list[str
     import fire
 
     recorded: dict[str, Any] = {}
+    names = list(inspect.signature(function).parameters)
 
     @functools.wraps(function)
     def recorder(*positional: Any, **named: Any) -> None:
-        recorded.update(inspect.signature(function).bind(*positional, **named).arguments)
+        bound = inspect.signature(function).bind(*positional, **named)
+        recorded.update(zip(names, bound.args, strict=False), **bound.kwargs)
 
     texts = {
         parameter.name: _as_text

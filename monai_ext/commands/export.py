@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from monai_ext.commands._bundle import find_bundle, read_metadata
 from monai_ext.errors import InputError
 
 if TYPE_CHECKING:
     import torch.nn as nn
+    from monai.bundle import ConfigParser
 
 TOLERANCE = 1e-4
 
@@ -21,12 +22,16 @@ def export(
     ckpt: str | None = None,
     image: str | None = None,
     output_dir: str | None = None,
+    config_file: str | None = None,
+    **knobs: object,
 ) -> None:
     """Write model.ts (TorchScript), model.onnx and parity.json, which compares both with the network.
 
-    The weights must fit the network of configs/inference.json. LoRA is merged first. Both files are loaded again
-    and run on a real image: --image, else the first image of the config's dataset_dir, else random values. The
-    exit status is 1, and the files are kept, if any logit differs by more than 1e-4.
+    The network is that of configs/inference.json, with what the weights themselves tell (backbone, number of
+    classes, tuning); name other knobs that training was given, above all --image_size. All weights must fit.
+    LoRA is merged first. Both files are loaded again and run on a real image: --image, else the first of the
+    config's dataset_dir, else random values. The exit status is 1, and the files are kept, if any logit differs
+    by more than 1e-4.
 
     model.ts needs PyTorch only, model.onnx onnxruntime only: neither needs this project.
 
@@ -34,11 +39,13 @@ def export(
         name: bundle, by name or path.
         bundle_root: the same, as MONAI's commands call it.
         ckpt: weights. Default: models/model.pt of the bundle.
-        image: image or volume to compare on; it goes through the bundle's own preprocessing.
+        image: image, volume or data list to compare on; it goes through the bundle's own preprocessing.
         output_dir: where to write. Default: models of the bundle.
+        config_file: another config on top of inference.json, such as demo.json.
+        knobs: top-level entries of inference.json to change, as for `monai.bundle run`.
 
     Example:
-        python -m monai_ext export sam2_unet --image slice.png
+        python -m monai_ext export sam2_unet --image slice.png --image_size 352
     """
     if not (name or bundle_root):
         raise InputError("export: name the bundle, as in `python -m monai_ext export sam2_unet`.")
@@ -51,7 +58,8 @@ def export(
     from monai_ext.shipping.export_files import require_onnx
 
     require_onnx()  # before minutes of work
-    record = _export(bundle, weights, Path(image) if image else None, target)
+    parser = _inference_for(bundle, weights, knobs, config_file)
+    record = _export(bundle, parser, weights, Path(image) if image else None, target)
     print(f"compared on: {record['image']}")
     for kind in ("torchscript", "onnx"):
         print(_line_of(record[kind]))
@@ -61,16 +69,27 @@ def export(
         raise SystemExit(1)
 
 
-def _export(bundle: Path, weights: Path, image: Path | None, target: Path) -> dict:
+def _inference_for(bundle: Path, weights: Path, knobs: dict[str, object], config_file: str | None) -> ConfigParser:
+    """Read inference.json with the network's arguments that names and shapes of the weights tell."""
+    from monai_ext.networks.checkpoints import IMPORTERS, read_state
+    from monai_ext.shipping.bundle_network import package_of, read_inference
+
+    importer = IMPORTERS.get(package_of(read_inference(bundle)))
+    told = importer(read_state(weights), str(weights)).knobs if importer else {}
+    if told:
+        print("told by the weights: " + ", ".join(f"{name} {value}" for name, value in told.items()))
+    return read_inference(bundle, told, knobs, config_file)
+
+
+def _export(bundle: Path, parser: ConfigParser, weights: Path, image: Path | None, target: Path) -> dict[str, Any]:
     import torch
 
     from monai_ext.files import sha256_of, write_json
-    from monai_ext.shipping.bundle_network import load_network, read_inference
+    from monai_ext.shipping.bundle_network import load_network
     from monai_ext.shipping.export_files import opset_of, write_onnx, write_torchscript
     from monai_ext.shipping.parity import parity_of
     from monai_ext.shipping.sample_image import sample_input
 
-    parser = read_inference(bundle)
     network = load_network(parser, weights)
     sample, description = sample_input(parser, network, image)
     with torch.no_grad():
@@ -106,7 +125,7 @@ def _merged(network: nn.Module) -> nn.Module:
     return network
 
 
-def _line_of(part: dict) -> str:
+def _line_of(part: dict[str, Any]) -> str:
     free = ", ".join(part["free_axes"]) or "none"
     verdict = "ok" if part["passed"] else "FAILED"
     return (

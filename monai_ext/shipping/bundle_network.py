@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
 import warnings
 from collections.abc import Mapping
@@ -16,27 +17,45 @@ from monai_ext.errors import InputError
 from monai_ext.networks.checkpoints import check, read_state
 
 
-def read_inference(bundle: Path, knobs: Mapping[str, object] | None = None) -> ConfigParser:
-    """Read a bundle's ``configs/inference.json`` for use on the CPU, with some of its knobs changed.
+def read_inference(
+    bundle: Path,
+    arguments: Mapping[str, object] | None = None,
+    knobs: Mapping[str, object] | None = None,
+    override: str | None = None,
+) -> ConfigParser:
+    """Read a bundle's ``configs/inference.json`` for use on the CPU.
 
-    A knob is set where the config names it at the top level, else as an argument of ``network_def``. As with
-    ``monai.bundle run``, the bundle's own Python package comes first on the path.
+    As with ``monai.bundle run``, the bundle's own Python package comes first on the path.
+
+    Args:
+        bundle: its folder.
+        arguments: of ``network_def``, as weights tell them; they give way to ``knobs``.
+        knobs: top-level entries to change.
+        override: another config on top: a path, or the name of a file in the bundle's ``configs``.
 
     Raises:
-        InputError: the bundle has no such config.
+        InputError: there is no such config or knob.
     """
     path = bundle / "configs" / "inference.json"
-    if not path.is_file():
-        raise InputError(f"{path}: is missing; a bundle needs it to be exported or checked.")
+    files = [path, *_override_of(bundle, override)]
+    missing = next((file for file in files if not file.is_file()), None)
+    if missing is not None:
+        raise InputError(f"{missing}: there is no such config.")
     if str(bundle) not in sys.path:
         sys.path.insert(0, str(bundle))
     parser = ConfigParser()
-    parser.read_config(str(path))
+    parser.read_config([str(file) for file in files])
     parser.read_meta(str(bundle / "configs" / "metadata.json"))
     parser["bundle_root"] = str(bundle)
     parser["device"] = "$torch.device('cpu')"
+    for name, value in (arguments or {}).items():
+        if name not in (knobs or {}):
+            parser[f"network_def::{name}"] = value
     for name, value in (knobs or {}).items():
-        parser[name if name in parser.get() else f"network_def::{name}"] = value
+        if name not in parser.get():
+            close = difflib.get_close_matches(name, list(parser.get()), n=1)
+            raise InputError(f"{name}: is no knob of {path}{f' (did you mean {close[0]}?)' if close else ''}.")
+        parser[name] = value
     return parser
 
 
@@ -70,3 +89,9 @@ def package_of(parser: ConfigParser) -> str:
     """Return the Python package that the bundle's network comes from, which names the method."""
     target = parser.get("network_def", {}).get("_target_", "")
     return str(target).split(".", 1)[0]
+
+
+def _override_of(bundle: Path, override: str | None) -> list[Path]:
+    if override is None:
+        return []
+    return [Path(override) if Path(override).is_file() else bundle / "configs" / override]

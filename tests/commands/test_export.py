@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Exported files compute what the network computes, and stand alone."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from monai_ext.commands._fire import main
+from monai_ext.shipping import parity
+from monai_ext.shipping.bundle_network import load_network, read_inference
+from monai_ext.shipping.export_files import write_onnx, write_torchscript
+from monai_ext.shipping.sample_image import sample_input
+
+ALONE = """
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("monai_ext", "monai", "toy", "sam2", "sam2_unet"):
+            raise ImportError(f"{name} is blocked")
+sys.meta_path.insert(0, Blocker())
+import numpy as np
+image = np.load(sys.argv[1])
+if sys.argv[2].endswith(".onnx"):
+    import onnxruntime
+    session = onnxruntime.InferenceSession(sys.argv[2])
+    logits = session.run(None, {"image": image})[0]
+else:
+    import torch
+    logits = torch.jit.load(sys.argv[2])(torch.from_numpy(image)).detach().numpy()
+np.save(sys.argv[3], logits)
+"""
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    pixels = np.random.default_rng(0).integers(0, 255, (20, 30), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "picture.png")
+    return tmp_path / "picture.png"
+
+
+def test_export_writes_both_files_and_their_parity(
+    toy: Path, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert main(["export", str(toy), "--image", str(picture)]) == 0
+    record = json.loads((toy / "models" / "parity.json").read_text())
+    assert record["image"].startswith("picture.png (1x1x")
+    assert record["bundle"] == "toy 0.1.0"
+    for kind in ("torchscript", "onnx"):
+        assert record[kind]["max_abs_difference"] <= record["tolerance"] == 1e-4
+        assert record[kind]["dice"] == 1.0
+        assert record[kind]["free_axes"] == ["batch", "height", "width"]
+    assert record["onnx"]["opset"] >= 18
+    assert capsys.readouterr().out.count(" ok: ") == 2
+
+    # a size and a batch that the export did not see, in a process that can import nothing of ours
+    network = load_network(read_inference(toy), toy / "models" / "model.pt")
+    images = torch.rand(3, 1, 41, 23)
+    np.save(tmp_path / "images.npy", images.numpy())
+    for name in ("model.ts", "model.onnx"):
+        command = [sys.executable, "-I", "-c", ALONE, "images.npy", str(toy / "models" / name), "logits.npy"]
+        subprocess.run(command, check=True, cwd=tmp_path)
+        logits = torch.from_numpy(np.load(tmp_path / "logits.npy"))
+        torch.testing.assert_close(logits, network(images).detach(), rtol=0, atol=1e-4)
+
+
+def test_a_volume_gives_the_slice_of_highest_contrast(toy: Path, tmp_path: Path) -> None:
+    volume = np.zeros((12, 14, 9), dtype=np.float32)
+    volume[3:8, 4:9, 6] = 100.0
+    nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / "volume.nii.gz")
+    parser = read_inference(toy)
+    network = load_network(parser, toy / "models" / "model.pt")
+    image, text = sample_input(parser, network, tmp_path / "volume.nii.gz")
+    assert image.shape[:2] == (1, 1)
+    assert float(image.sum()) == pytest.approx(25.0)
+    assert "volume.nii.gz" in text
+    assert "highest contrast" in text
+
+
+def test_without_any_image_the_record_says_that_it_was_noise(toy: Path) -> None:
+    parser = read_inference(toy)
+    image, text = sample_input(parser, load_network(parser, toy / "models" / "model.pt"), None)
+    assert image.shape == (1, 1, 16, 16)
+    assert text.startswith("random values")
+
+
+def test_a_difference_is_a_failure_that_keeps_the_files(
+    toy: Path, picture: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    honest = parity.run_torchscript
+    monkeypatch.setattr(parity, "run_torchscript", lambda path, image: honest(path, image) + 1e-3)
+    with pytest.raises(SystemExit) as stop:
+        main(["export", str(toy), "--image", str(picture)])
+    assert stop.value.code == 1
+    assert "model.ts    FAILED" in capsys.readouterr().out
+    record = json.loads((toy / "models" / "parity.json").read_text())
+    assert not record["torchscript"]["passed"]
+    assert record["onnx"]["passed"]
+    assert (toy / "models" / "model.ts").is_file()
+
+
+def test_not_a_number_never_passes() -> None:
+    assert not float("nan") <= 1e-4  # what parity_of relies on
+    assert parity.label_dice(torch.tensor([0, 0]), torch.tensor([0, 0])) == 1.0
+    assert parity.label_dice(torch.tensor([1, 2]), torch.tensor([2, 1])) == 0.0
+
+
+def test_a_network_without_image_size_refuses_other_sizes(toy: Path, tmp_path: Path) -> None:
+    network = load_network(read_inference(toy, knobs={"image_size": None}), toy / "models" / "model.pt")
+    network.merge_lora()
+    image = torch.rand(1, 1, 16, 20)
+    assert write_torchscript(network, image, tmp_path / "one.ts") == ["batch"]
+    assert write_onnx(network, image, tmp_path / "one.onnx") == ["batch"]
+    for run, name in ((parity.run_torchscript, "one.ts"), (parity.run_onnx, "one.onnx")):
+        torch.testing.assert_close(run(tmp_path / name, image.repeat(3, 1, 1, 1))[2:], network(image).detach())
+        with pytest.raises(Exception, match="16"):
+            run(tmp_path / name, torch.rand(1, 1, 18, 20))
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--ckpt", "nowhere.pt"], "nowhere.pt: there are no weights to export"),
+        (["--image", "nowhere.png"], "nowhere.png: there is no such image"),
+        (["--ckpt", "other.pt"], "does not fit this network"),
+        (["--image_sise", "8"], "image_sise: is no knob"),
+        (["--config_file", "nowhere.json"], "nowhere.json: there is no such config"),
+    ],
+)
+def test_wrong_input_is_one_line(
+    toy: Path,
+    tmp_path: Path,
+    words: list[str],
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    torch.save({"head.weight": torch.rand(2, 2)}, tmp_path / "other.pt")
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", "toy", *words]) == 1
+    shown = capsys.readouterr().err
+    assert told in shown
+    assert len(shown.splitlines()) == 1
+
+
+def test_weights_beyond_the_limit_of_one_file_lie_beside_it(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from monai_ext.shipping import export_files
+
+    network = load_network(read_inference(toy), toy / "models" / "model.pt")
+    monkeypatch.setattr(export_files, "PROTOBUF_LIMIT", 10)
+    image = torch.rand(1, 1, 20, 20)
+    write_onnx(network, image, tmp_path / "big.onnx")
+    assert (tmp_path / "big.onnx.data").stat().st_size > 0
+    torch.testing.assert_close(parity.run_onnx(tmp_path / "big.onnx", image), network(image).detach())
+
+
+def test_knobs_and_an_override_change_the_network(toy: Path) -> None:
+    (toy / "configs" / "demo.json").write_text('{"image_size": 8}')
+    assert load_network(read_inference(toy, override="demo.json"), toy / "models" / "model.pt").image_size == 8
+    parser = read_inference(toy, {"image_size": 4}, {"image_size": 12}, "demo.json")
+    assert load_network(parser, toy / "models" / "model.pt").image_size == 12
