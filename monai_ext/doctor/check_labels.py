@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from .finding import Finding, finding
@@ -23,16 +25,13 @@ def check_label(
         classes: values that may occur; None if nobody said.
         allow_empty: a label without foreground is intended.
     """
-    array = scan.array
-    if array.dtype.kind == "f":
-        finite = np.isfinite(array)
-        array = np.where(finite, array, 0)
-        off = int((np.abs(array - np.rint(array)) > WHOLE_TOLERANCE).sum())
+    if scan.array.dtype.kind == "f":
+        off = sum(int((np.abs(plane - np.rint(plane)) > WHOLE_TOLERANCE).sum()) for plane in _planes(scan.array))
         if off:
             remedy = "a label was resampled with interpolation: make it again with nearest neighbour, or threshold it"
-            what = f"{off} of {array.size} values are not whole numbers"
+            what = f"{off} of {scan.array.size} values are not whole numbers"
             return [finding("label_out_of_range", file, what, remedy=remedy)], ()
-    values = values_in(array)
+    values = values_in(scan.array)
     found = _check_range(scan, file, values, classes)
     if scan.array.dtype.kind == "f" and (not values or values[0] >= 0):
         what = f"the label holds whole numbers stored as {scan.array.dtype}"
@@ -45,11 +44,23 @@ def check_label(
 
 
 def values_in(array: np.ndarray) -> tuple[int, ...]:
-    """Return the values of a label in order, plane by plane so that little memory is needed."""
+    """Return the values of a label in order, numbers that are not finite as 0."""
     values: set[int] = set()
-    for plane in array:
+    for plane in _planes(array):
         values.update(int(value) for value in np.unique(np.rint(plane) if plane.dtype.kind == "f" else plane))
     return tuple(sorted(values))
+
+
+def _planes(array: np.ndarray) -> Iterator[np.ndarray]:
+    """Give one plane after the other, what is not finite as 0, so that little memory is needed.
+
+    Volumes lie in memory with x fastest, so that planes of the last axis are in one piece.
+    """
+    for plane in array.T:
+        if plane.dtype.kind == "f":
+            yield np.where(np.isfinite(plane), plane, 0)
+        else:
+            yield plane
 
 
 def smallest_type(values: tuple[int, ...]) -> np.dtype:
@@ -75,7 +86,7 @@ def _check_range(scan: Scan, file: str, values: tuple[int, ...], classes: frozen
     if not wrong:
         return []
     allowed = "classes are not negative" if classes is None else f"the classes are {show(tuple(sorted(classes)))}"
-    count = int(np.isin(np.rint(scan.array), wrong).sum())
+    count = sum(int(np.isin(np.rint(plane), wrong).sum()) for plane in _planes(scan.array))
     what = f"value{'s' if len(wrong) > 1 else ''} {show(wrong)} in {count} voxels; {allowed}"
     return [finding("label_out_of_range", file, what)]
 
