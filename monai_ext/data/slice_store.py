@@ -128,7 +128,7 @@ class SliceStore:
         return digest(identity, describe(self.reading), self.plane, versions)
 
     def _share(self, data: Sequence[Item], keys: list[str], rank: int, processes: int) -> None:
-        missing = sorted({key: item for key, item in zip(keys, data, strict=True) if not self._has(key)}.items())
+        missing = list({key: item for key, item in zip(keys, data, strict=True) if not self._has(key)}.items())
         if processes > 1:
             dist.barrier()  # all have looked before the first one writes, so all share out the same list
         failure: Exception | None = None

@@ -13,7 +13,7 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.data.image_reader import ImageReader, ITKReader, NibabelReader, PILReader
-from monai.transforms import LoadImage, LoadImaged
+from monai.transforms import LoadImage, LoadImaged, MapTransform, Transform
 from monai.utils import ensure_tuple, optional_import
 from PIL import Image
 
@@ -56,14 +56,12 @@ class LoadScand(LoadImaged):
         dtype: type = np.float32,
         allow_missing_keys: bool = False,
     ) -> None:
-        super().__init__(
-            keys,
-            dtype=dtype,
-            image_only=image_only,
-            ensure_channel_first=ensure_channel_first,
-            allow_missing_keys=allow_missing_keys,
-        )
-        self._loader = _ScanLoader(image_only=image_only, dtype=dtype, ensure_channel_first=ensure_channel_first)
+        # not LoadImaged's own constructor: it tries all of MONAI's readers and warns of absent GPU decoders
+        MapTransform.__init__(self, keys, allow_missing_keys)
+        self._loader = _ScanLoader(image_only, dtype, ensure_channel_first)
+        self.meta_keys = (None,) * len(self.keys)
+        self.meta_key_postfix = ("meta_dict",) * len(self.keys)
+        self.overwriting = False
 
     def __call__(self, data: Mapping[Hashable, Any], reader: ImageReader | None = None) -> dict[Hashable, Any]:
         missing = [key for key in self.keys if not data.get(key)]
@@ -74,8 +72,13 @@ class LoadScand(LoadImaged):
 
 class _ScanLoader(LoadImage):
     def __init__(self, image_only: bool, dtype: type, ensure_channel_first: bool) -> None:
-        super().__init__(image_only=image_only, dtype=dtype, ensure_channel_first=ensure_channel_first)
+        Transform.__init__(self)
+        self.image_only = image_only
+        self.dtype = dtype
+        self.ensure_channel_first = ensure_channel_first
+        self.auto_select = True  # by suffix
         self.readers = [_SeriesReader(), _RasterReader(), NibabelReader()]  # the last that knows the suffix reads
+        self.simple_keys, self.pattern, self.sep, self.expanduser = False, None, ".", False
 
     def __call__(self, filename: Sequence[Path_] | Path_, reader: ImageReader | None = None) -> Any:
         names = [str(Path(name).expanduser()) for name in ensure_tuple(filename)]

@@ -63,7 +63,8 @@ class ScaleScand(MapTransform):
         for key in self.key_iterator(result):
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Divide by zero")  # a constant image becomes 0
-                result[key] = self.scale(result[key].to(torch.float32))
+                # a copy, since MONAI's z-score works in place
+                result[key] = self.scale(result[key].to(torch.float32, copy=self.mode == "zscore"))
         return result
 
 
