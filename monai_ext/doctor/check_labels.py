@@ -11,7 +11,7 @@ from .finding import Finding, finding
 from .scan import Scan
 
 WHOLE_TOLERANCE = 1e-3  # a float label of 0.9999 means 1
-JPEG_NOISE = 15
+NEARLY, NEARLY_JPEG = 15, 64  # how far values of a black and white mask are from 0 and 255
 
 
 def check_label(
@@ -68,27 +68,33 @@ def smallest_type(values: tuple[int, ...]) -> np.dtype:
     return np.min_scalar_type(max(values, default=0))
 
 
-def is_binary_255(values: tuple[int, ...], classes: frozenset[int] | None) -> bool:
-    """Tell whether the values are those of a mask of black and white, JPEG noise included."""
+def is_binary_255(values: tuple[int, ...], classes: frozenset[int] | None, noise: int = NEARLY) -> bool:
+    """Tell whether the values are those of a mask of black and white, up to ``noise`` from 0 and 255."""
     if classes is not None and not classes <= {0, 1}:
         return False
-    near = all(value <= JPEG_NOISE or value >= 255 - JPEG_NOISE for value in values)
-    return near and bool(values) and values[0] >= 0 and 255 - JPEG_NOISE <= values[-1] <= 255
+    near = all(value <= noise or value >= 255 - noise for value in values)
+    return near and bool(values) and values[0] >= 0 and 255 - noise <= values[-1] <= 255
 
 
 def _check_range(scan: Scan, file: str, values: tuple[int, ...], classes: frozenset[int] | None) -> list[Finding]:
-    if is_binary_255(values, classes):
+    is_jpeg = scan.path.suffix.lower() in (".jpg", ".jpeg")
+    if is_binary_255(values, classes, NEARLY_JPEG if is_jpeg else NEARLY):
         what = "a black and white mask: values " + show(values)
         severity = "warning" if scan.kind == "picture" else ""  # pictures are read as 0/1 where there is one class
         repair = "write 1 where the value is above 127, else 0"
         return [finding("mask_0_255", file, what, repair=repair, severity=severity)]
     wrong = tuple(value for value in values if value < 0 or (classes is not None and value not in classes))
     if not wrong:
-        return []
+        return [_inexact(file, values)] if is_jpeg and len(values) > 2 else []
     allowed = "classes are not negative" if classes is None else f"the classes are {show(tuple(sorted(classes)))}"
     count = sum(int(np.isin(np.rint(plane), wrong).sum()) for plane in _planes(scan.array))
     what = f"value{'s' if len(wrong) > 1 else ''} {show(wrong)} in {count} voxels; {allowed}"
     return [finding("label_out_of_range", file, what)]
+
+
+def _inexact(file: str, values: tuple[int, ...]) -> Finding:
+    what = f"a label stored as JPEG, which changes values; there are {len(values)}: {show(values)}"
+    return finding("wrong_dtype", file, what, remedy="make the label again and store it as PNG", severity="warning")
 
 
 def show(values: tuple[int, ...]) -> str:

@@ -68,7 +68,7 @@ RULES: dict[str, Rule] = {
     ),
     "wrong_dtype": Rule(
         "error",
-        "labels stored as float or in colour (three equal channels in a picture: a warning); "
+        "labels stored as float or in colour (as grey RGB pictures or JPEG: a warning); "
         "images stored as complex numbers, an RGB structure or with a palette",
         "store labels as unsigned integers of one channel, images as real numbers",
     ),

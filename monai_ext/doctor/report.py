@@ -74,7 +74,7 @@ def repair_text(outcome: Repair, width: int = 100) -> str:
         [
             *lines,
             f"  {len(outcome.repaired)} files mended and read again, {same} copied unchanged, "
-            f"{len(outcome.quarantine)} cases left out (why: doctor_report.json)",
+            f"{len(outcome.quarantine)} {_plural('case', len(outcome.quarantine))} left out (why: doctor_report.json)",
         ]
     )
 
@@ -98,10 +98,10 @@ def _classes(classes: frozenset[int]) -> str:
 
 
 def _rows(one: Finding, width: int) -> list[str]:
-    lines = _wrapped(f"  {one.severity:<8}{one.code:<22}", one.what, width)
+    lines = _wrapped(f"  {one.severity:<8}{one.code:<23}", one.what, width)
     if one.repair:
-        return lines + _wrapped(f"  {'':<8}{'--repair will':<22}", one.repair, width)
-    return lines + _wrapped(f"  {'':<8}{'to mend':<22}", one.remedy, width)
+        return lines + _wrapped(f"  {'':<8}{'--repair will':<23}", one.repair, width)
+    return lines + _wrapped(f"  {'':<8}{'to mend':<23}", one.remedy, width)
 
 
 def _wrapped(first: str, text: str, width: int) -> list[str]:
@@ -122,7 +122,7 @@ def _summary(examination: Examination, files: int, width: int) -> list[str]:
     lines = []
     counts = Counter(one.code for one in found)
     for code in (code for code in RULES if counts[code]):
-        lines += _wrapped(f"  {counts[code]:>4}  {code:<22}", RULES[code].meaning, width)
+        lines += _wrapped(f"  {counts[code]:>4}  {code:<23}", RULES[code].meaning, width)
     errors = sum(one.is_error for one in found)
     mendable = sum(one.repairable for one in found)
     total = f"{errors} {_plural('error', errors)}, {len(found) - errors} {_plural('warning', len(found) - errors)} in "

@@ -135,14 +135,26 @@ def test_healthy_pictures_give_no_findings(tmp_path: Path) -> None:
 @pytest.mark.parametrize("ending", [".png", ".jpg"])
 def test_black_and_white_masks_become_classes(tmp_path: Path, ending: str) -> None:
     write_picture(tmp_path / "data/images/a.png", grey(0))
-    write_picture(tmp_path / f"data/labels/a{ending}", np.kron(disc(), np.ones((8, 8), np.uint8))[::8, ::8] * 255)
+    write_picture(tmp_path / f"data/labels/a{ending}", disc() * 255)
     examination = examined(tmp_path / "data", num_classes=1)
-    assert [one.code for one in examination.findings] in (["mask_0_255"], ["label_out_of_range"])
-    write_picture(tmp_path / f"data/labels/a{ending}", np.full((20, 16), 255, np.uint8))
-    examination = examined(tmp_path / "data", num_classes=1)
-    assert [one.code for one in examination.findings] == ["mask_0_255"]
+    assert [(one.code, one.severity) for one in examination.findings] == [("mask_0_255", "warning")]
     repair(examination, tmp_path / "out")
-    assert set(np.unique(np.asarray(Image.open(tmp_path / "out/labels/a.png")))) == {1}
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out/labels/a.png")), disc())
+    assert codes(tmp_path / "out", num_classes=1) == []
+
+
+def test_a_volume_of_0_and_255_is_an_error(tmp_path: Path) -> None:
+    write_nifti(tmp_path / "images/a.nii.gz", an_image(0))
+    write_nifti(tmp_path / "labels/a.nii.gz", (a_label() > 0).astype(np.uint8) * 255)
+    (one,) = examined(tmp_path).findings
+    assert (one.code, one.severity, one.repairable) == ("mask_0_255", "error", True)
+
+
+def test_classes_in_a_jpeg_are_a_warning(tmp_path: Path) -> None:
+    write_picture(tmp_path / "images/a.png", grey(0))
+    write_picture(tmp_path / "labels/a.jpg", grey(1) // 8)
+    (one,) = examined(tmp_path).findings
+    assert (one.code, one.severity, one.repairable) == ("wrong_dtype", "warning", False)
 
 
 def test_a_label_of_three_equal_channels_is_mended_and_a_coloured_one_is_not(tmp_path: Path) -> None:
