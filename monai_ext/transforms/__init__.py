@@ -2,9 +2,10 @@
 """Dictionary transforms for reading, checking and writing scans."""
 
 from monai_ext.transforms.check_scan import CheckScand
+from monai_ext.transforms.flatten_picture import FlattenPictured
 from monai_ext.transforms.load_scan import LoadScand
 from monai_ext.transforms.prepare_label import PrepareLabeld
 from monai_ext.transforms.save_label_map import SaveLabelMapd
 from monai_ext.transforms.scale_scan import ScaleScand
 
-__all__ = ["CheckScand", "LoadScand", "PrepareLabeld", "SaveLabelMapd", "ScaleScand"]
+__all__ = ["CheckScand", "FlattenPictured", "LoadScand", "PrepareLabeld", "SaveLabelMapd", "ScaleScand"]
