@@ -67,8 +67,9 @@ def stop() -> None:
         dist.destroy_process_group()
 
 
-def parallel(network: nn.Module, device: torch.device) -> nn.parallel.DistributedDataParallel:
+def parallel(network: nn.Module, device: torch.device | str) -> nn.parallel.DistributedDataParallel:
     """Wrap a network so that all processes train it together."""
+    device = torch.device(device)
     ids = [device.index] if device.type == "cuda" else None
     return nn.parallel.DistributedDataParallel(network.to(device), device_ids=ids)
 

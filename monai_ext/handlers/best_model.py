@@ -145,4 +145,7 @@ def _holds(path: Path, weights: dict[str, Any]) -> bool:
 
 def _on_cpu(value: Any) -> Any:
     """Return a tensor that brings no larger storage into the file than its own."""
-    return value.detach().cpu().clone() if isinstance(value, Tensor) else value
+    if not isinstance(value, Tensor):
+        return value
+    value = value.detach().cpu()
+    return value.clone() if value.untyped_storage().nbytes() > value.nbytes else value

@@ -11,6 +11,7 @@ from typing import Any, TextIO
 
 from ignite.engine import Engine, Events
 from monai.engines.trainer import Trainer
+from torch import Tensor
 from tqdm import tqdm
 
 from monai_ext.distributed import is_main
@@ -44,7 +45,7 @@ class EpochProgress:
         self.name = name
         self.stream = stream
         self._bar: tqdm[Any] | None = None
-        self._losses: list[float] = []
+        self._losses: list[tuple[float, int]] = []
         self._started = 0.0
         self._learning_rate: float | None = None
 
@@ -76,9 +77,9 @@ class EpochProgress:
         return tqdm(total=total, initial=engine.state.iteration, file=stream, dynamic_ncols=True)
 
     def _advance(self, engine: Engine) -> None:
-        loss = _loss_of(engine.state.output)
+        loss, samples = _loss_of(engine.state.output)
         if loss is not None:
-            self._losses.append(loss)
+            self._losses.append((loss, samples))
         if self._bar is not None:
             self._bar.update()
             if loss is not None:
@@ -94,7 +95,8 @@ class EpochProgress:
     def _line(self, engine: Engine) -> str:
         parts = []
         if self._losses:
-            parts.append(f"loss {math.fsum(self._losses) / len(self._losses):.4f}")
+            total = math.fsum(loss * samples for loss, samples in self._losses)
+            parts.append(f"loss {total / sum(samples for _, samples in self._losses):.4f}")
         if self._learning_rate is not None:
             parts.append(f"learning rate {self._learning_rate:.3g}")
         if self.evaluator is not None and self.evaluator.state.epoch == engine.state.epoch:
@@ -115,9 +117,12 @@ def _trains(engine: Engine) -> bool:
     return isinstance(engine, Trainer) or not hasattr(engine, "data_loader")
 
 
-def _loss_of(output: object) -> float | None:
-    """Return the loss of an iteration; decollated, it stands in every item."""
-    if isinstance(output, list) and output:
-        output = output[0]
-    loss = output.get("loss") if isinstance(output, dict) else None
-    return None if loss is None else float(loss)
+def _loss_of(output: object) -> tuple[float | None, int]:
+    """Return the mean loss of an iteration and its number of samples; decollated, each sample bears that loss."""
+    samples = len(output) if isinstance(output, list) and output else 1
+    first = output[0] if isinstance(output, list) and output else output
+    if not isinstance(first, dict) or first.get("loss") is None:
+        return None, 0
+    if first is output and isinstance(first.get("image"), Tensor):
+        samples = len(first["image"])
+    return float(first["loss"]), samples

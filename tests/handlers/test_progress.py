@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from ignite.engine import Engine
 from resumable_run import build
 
@@ -57,3 +58,16 @@ def test_bar_of_an_evaluator_counts_one_validation() -> None:
     evaluator.run([0, 1, 2], max_epochs=1)
     assert "validation" in terminal.getvalue()
     assert "/3 " in terminal.getvalue()
+
+
+@pytest.mark.parametrize("decollated", [False, True])
+def test_the_loss_is_the_mean_over_samples(caplog: pytest.LogCaptureFixture, decollated: bool) -> None:
+    def step(engine: Engine, size: int) -> object:
+        output = {"loss": float(size), "image": torch.zeros(size, 1)}
+        return [output] * size if decollated else output
+
+    caplog.set_level(logging.INFO, "monai_ext.handlers.progress")
+    trainer = Engine(step)
+    EpochProgress().attach(trainer)
+    trainer.run([3, 1], max_epochs=1)
+    assert "loss 2.5000" in caplog.text  # (3 * 3 + 1 * 1) / 4
