@@ -34,8 +34,9 @@ class ScaleScand(MapTransform):
         nonzero: leave voxels of value 0 out of the z-score, which keeps an empty background at 0.
 
     Example:
-        >>> ScaleScand(keys=["image"], mode="window", lower=-100, upper=100)({"image": torch.zeros(1, 1, 1)})["image"]
-        tensor([[[0.5000]]])
+        >>> ct = torch.tensor([[[-500.0, 0.0, 50.0]]])
+        >>> ScaleScand(keys=["image"], mode="window", lower=-100, upper=100)({"image": ct})["image"]
+        metatensor([[[0.0000, 0.5000, 0.7500]]])
     """
 
     def __init__(
