@@ -20,11 +20,12 @@ from monai_ext.report.reading import (
     score_text,
     text_of,
 )
+from monai_ext.report.section_cases import cases_section
 from monai_ext.report.section_curves import curves_section
 from monai_ext.report.section_pictures import picture_sections, training_section
 from monai_ext.report.section_rights import cite_section, export_section, licences_section
 from monai_ext.report.section_run import conventions_section, run_section
-from monai_ext.report.section_scores import cases_section, scores_section, sites_section
+from monai_ext.report.section_scores import scores_section, sites_section
 from monai_ext.report.sources import RunFolder, read_run_folder
 
 _SCRIPTS = ("theme.js", "charts.js", "table.js", "viewer.js")

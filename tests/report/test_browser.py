@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The page in a real browser: it draws, moves, sorts, filters, changes colours, asks no network, runs no foreign code."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from monai_ext.report import build_report
+from tests.report.example_run import write_run
+from tests.report.headless import INSTALL, Browser, headless_browser
+from tests.report.test_page import write_evil
+
+PIXELS = "return document.getElementById('overlaid').toDataURL()"
+POSITION = "return document.getElementById('position').textContent"
+DRAWN = "return document.getElementById('viewer').dataset.drawn"
+CASES = (
+    "return [...document.querySelectorAll('.cases tbody tr')].filter(r => !r.hidden).map(r => r.cells[0].textContent)"
+)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with headless_browser(tmp_path_factory.mktemp("profile")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def volumes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_page(tmp_path_factory.mktemp("volumes"))
+
+
+def write_page(folder: Path, flat: bool = False) -> Path:
+    page = folder / "report.html"
+    page.write_text(build_report(*write_run(folder, flat=flat)).html, encoding="utf-8")
+    return page
+
+
+def errors(browser: Browser) -> list[str]:
+    return [entry["message"] for entry in browser.logs("browser") if entry["level"] in ("SEVERE", "WARNING")]
+
+
+def test_page_draws_without_errors_and_asks_no_network(browser: Browser, volumes: Path) -> None:
+    browser.logs("browser")
+    browser.logs("performance")
+    browser.open(volumes)
+    assert errors(browser) == []
+    messages = [json.loads(entry["message"])["message"] for entry in browser.logs("performance")]
+    asked = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+    assert asked[0] == volumes.as_uri()
+    assert [url for url in asked[1:] if not url.startswith("data:")] == []
+    broken = "return [...document.images].filter(i => !i.complete || i.naturalWidth === 0).length"
+    assert browser.run(broken) == 0
+
+
+def test_slider_changes_the_slice_and_the_picture(browser: Browser, volumes: Path) -> None:
+    browser.open(volumes)
+    assert browser.run(POSITION) == "7 / 14: slice 7 of 14, z = 15.0 mm"
+    before = browser.run(PIXELS)
+    browser.type("#slice", "right")
+    browser.wait_for(f"return (() => {{ {DRAWN} }})() === '0/7/error'")
+    assert browser.run(POSITION) == "8 / 14: slice 8 of 14, z = 17.5 mm"
+    assert browser.run(PIXELS) != before
+    browser.type("#slice", "left")
+    browser.wait_for(f"return (() => {{ {DRAWN} }})() === '0/6/error'")
+    assert browser.run(PIXELS) == before
+
+
+def test_keys_on_the_picture_change_slice_and_overlay(browser: Browser, volumes: Path) -> None:
+    browser.open(volumes)
+    seen = {}
+    for key, state in (
+        ("n", "0/6/none"),
+        ("t", "0/6/truth"),
+        ("p", "0/6/prediction"),
+        ("e", "0/6/error"),
+        ("end", "0/13/error"),
+    ):
+        browser.type("#stage", key)
+        browser.wait_for(f"return (() => {{ {DRAWN} }})() === '{state}'")
+        seen[state] = browser.run(PIXELS)
+    assert len(set(seen.values())) == 5
+
+
+def test_truth_is_painted_where_the_truth_is(browser: Browser, volumes: Path) -> None:
+    browser.open(volumes)
+    browser.type("#stage", "t")
+    browser.run("const o = document.getElementById('opacity'); o.value = 100; o.dispatchEvent(new Event('input'))")
+    browser.wait_for(f"return (() => {{ {DRAWN} }})() === '0/6/truth'")
+    colour = (
+        "const c = document.getElementById('overlaid');"
+        "return [...c.getContext('2d').getImageData(c.width / 2, c.height / 2, 1, 1).data].slice(0, 3)"
+    )
+    browser.wait_for(f"return String((() => {{ {colour} }})()) === '86,180,233'")  # class 1 is in the middle
+
+
+def test_other_view_has_its_own_slices(browser: Browser, volumes: Path) -> None:
+    browser.open(volumes)
+    browser.run("const v = document.getElementById('view'); v.value = 1; v.dispatchEvent(new Event('change'))")
+    browser.wait_for(f"return (() => {{ {DRAWN} }})() === '1/11/error'")
+    assert browser.run(POSITION) == "12 / 24: slice 12 of 24, y = 11.0 mm"
+    assert browser.run("return [...document.querySelectorAll('.edge')].map(e => e.textContent).join('')") == "RLSI"
+
+
+def test_pictures_are_paged_through(browser: Browser, tmp_path: Path) -> None:
+    browser.open(write_page(tmp_path, flat=True))
+    browser.type("#stage", "home")
+    browser.wait_for(f"return (() => {{ {DRAWN} }})() === '0/0/error'")
+    assert browser.run(POSITION) == "1 / 3: case_2"
+
+
+def test_colours_follow_the_system_and_the_button(browser: Browser, volumes: Path) -> None:
+    ground = "return getComputedStyle(document.body).backgroundColor"
+    browser.open(volumes, dark=True)
+    browser.run("localStorage.clear()")
+    browser.open(volumes, dark=True)
+    dark = browser.run(ground)
+    browser.open(volumes)
+    light = browser.run(ground)
+    assert light != dark
+    browser.click("#theme")
+    assert browser.run(ground) == dark
+    browser.open(volumes)
+    assert browser.run(ground) == dark  # the choice is kept
+    browser.run("localStorage.clear()")
+
+
+def test_print_is_light_even_when_the_screen_is_dark(browser: Browser, volumes: Path) -> None:
+    browser.open(volumes, dark=True)
+    scheme = [{"name": "prefers-color-scheme", "value": "dark"}]
+    browser.devtools("Emulation.setEmulatedMedia", media="print", features=scheme)
+    colour = browser.run("return getComputedStyle(document.body).backgroundColor")
+    browser.devtools("Emulation.setEmulatedMedia", media="", features=[])
+    assert colour == "rgb(255, 255, 255)"
+
+
+def test_table_sorts_with_undefined_values_last(browser: Browser, volumes: Path) -> None:
+    browser.open(volumes)
+    column = "return [...document.querySelectorAll('.cases tbody tr')].map(r => r.cells[7].textContent)"
+    header = ".cases thead th:nth-child(8) button"
+    browser.click(header)
+    assert browser.run(column) == ["2.00", "3.00", "3.00", "4.00", "–", "–"]
+    browser.click(header)
+    assert browser.run(column) == ["4.00", "3.00", "3.00", "2.00", "–", "–"]
+    assert browser.run("return document.querySelector('.cases thead th:nth-child(8)').ariaSort") == "descending"
+
+
+def test_table_filters(browser: Browser, volumes: Path) -> None:
+    browser.open(volumes)
+    browser.type('[data-filter="text"]', "S01")
+    assert browser.run(CASES) == ["case_1", "case_1"]
+    browser.run(
+        "const s = document.querySelector('[data-filter=class]'); s.value = 'inner'; s.dispatchEvent(new Event('input'))"
+    )
+    assert browser.run(CASES) == ["case_1"]
+    assert browser.run("return document.querySelector('[data-count]').textContent") == "1 of 6 rows"
+
+
+def test_curve_reads_values_and_has_a_log_axis(browser: Browser, volumes: Path) -> None:
+    browser.open(volumes)
+    browser.type(".chart > svg", "right")
+    assert browser.run("return document.querySelector('.readout').textContent") == "epoch 1: train_loss 2"
+    browser.click(".log-toggle")
+    shown = "return [...document.querySelectorAll('.chart')[0].querySelectorAll('.scale')].map(g => getComputedStyle(g).display)"
+    assert browser.run(shown) == ["none", "inline"]
+
+
+@pytest.mark.parametrize("width", [360, 768, 1400])
+def test_page_never_scrolls_sideways(browser: Browser, volumes: Path, width: int) -> None:
+    browser.open(volumes, width=width)
+    assert browser.run("return document.documentElement.scrollWidth") == width
+
+
+def test_every_field_has_a_label(browser: Browser, volumes: Path) -> None:
+    browser.open(volumes)
+    bare = (
+        "return [...document.querySelectorAll('input, select, button')]"
+        ".filter(e => !e.ariaLabel && !(e.labels && e.labels.length) && !e.textContent.trim()).map(e => e.outerHTML)"
+    )
+    assert browser.run(bare) == []
+
+
+def test_screenshot_shows_colours(browser: Browser, volumes: Path) -> None:
+    browser.open(volumes)
+    pixels = np.asarray(Image.open(io.BytesIO(browser.screenshot())).convert("RGB")).astype(int)
+    assert pixels.shape[0] > 3000
+    assert (np.ptp(pixels, axis=2) > 60).sum() > 20_000  # overlays and curves, not a white page
+
+
+def test_text_from_files_never_runs(browser: Browser, tmp_path: Path) -> None:
+    bundle, output = write_run(tmp_path)
+    write_evil(bundle, output)
+    page = tmp_path / "report.html"
+    page.write_text(build_report(bundle, output).html, encoding="utf-8")
+    browser.logs("browser")
+    browser.open(page)
+    assert browser.run("return typeof window.owned") == "undefined"
+    assert errors(browser) == []
+    assert "<script>window.owned=1</script>" in str(browser.run("return document.querySelector('h1').textContent"))
+
+
+def test_policy_stops_scripts_that_get_in_all_the_same(browser: Browser, volumes: Path, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    text = volumes.read_text(encoding="utf-8").replace("<footer>", "<script>window.owned = 1</script><footer>")
+    page.write_text(text, encoding="utf-8")
+    browser.open(page)
+    assert browser.run("return typeof window.owned") == "undefined"
+
+
+def test_missing_browser_fails_where_one_is_required(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("MONAI_EXT_REQUIRE_BROWSER", raising=False)
+    with pytest.raises(pytest.skip.Exception, match=INSTALL), headless_browser(tmp_path):
+        pass
+    monkeypatch.setenv("MONAI_EXT_REQUIRE_BROWSER", "1")
+    with pytest.raises(pytest.fail.Exception, match=INSTALL), headless_browser(tmp_path):
+        pass
