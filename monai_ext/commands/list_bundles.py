@@ -36,10 +36,9 @@ def _describe(bundle: Path) -> str:
     description = textwrap.wrap(str(metadata.get("description", "")), 96)
     lines = [f"{bundle.name} {metadata.get('version', '?')}  ({metadata.get('task', 'task not stated')})"]
     lines += [f"    {line}" for line in description]
-    lines += [f"  folder     {_shown(bundle)}", f"  weights    {_weights(bundle)}"]
-    lines += [
-        f"  {kind:<9}{_command(bundle, kind)}" for kind in RUNNABLE if (bundle / f"configs/{kind}.json").is_file()
-    ]
+    lines += [f"  {'folder':<10} {_shown(bundle)}", f"  {'weights':<10} {_weights(bundle)}"]
+    kinds = [kind for kind in RUNNABLE if (bundle / f"configs/{kind}.json").is_file()]
+    lines += [f"  {kind:<10} {_command(bundle, kind)}" for kind in kinds]
     return "\n".join(lines)
 
 

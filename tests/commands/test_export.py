@@ -169,3 +169,26 @@ def test_knobs_and_an_override_change_the_network(toy: Path) -> None:
     assert load_network(read_inference(toy, override="demo.json"), toy / "models" / "model.pt").image_size == 8
     parser = read_inference(toy, {"image_size": 4}, {"image_size": 12}, "demo.json")
     assert load_network(parser, toy / "models" / "model.pt").image_size == 12
+
+
+@pytest.mark.slow
+def test_sam2_unet_with_lora_exports_on_a_volume(tmp_path: Path) -> None:
+    from sam2_unet.network import SAM2UNet
+
+    from monai_ext.commands._bundle import find_bundle
+
+    network = SAM2UNet(in_channels=1, num_classes=2, backbone="nano", tuning="lora", decoder_channels=8)
+    for name, weight in network.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(weight, std=0.1)
+    torch.save(network.state_dict(), tmp_path / "lora.pt")
+    volume = np.random.default_rng(0).random((40, 30, 5), dtype=np.float32)
+    nibabel.save(nibabel.Nifti1Image(volume, np.diag([2.0, 2.0, 3.0, 1.0])), tmp_path / "volume.nii.gz")
+    words = ["--ckpt", str(tmp_path / "lora.pt"), "--image", str(tmp_path / "volume.nii.gz"), "--image_size", "64"]
+    assert main(["export", str(find_bundle("sam2_unet")), "--output_dir", str(tmp_path / "out"), *words]) == 0
+    record = json.loads((tmp_path / "out" / "parity.json").read_text())
+    for kind in ("torchscript", "onnx"):
+        assert record[kind]["passed"]
+        assert record[kind]["free_axes"] == ["batch", "height", "width"]
+    names = {name for name, _ in torch.jit.load(tmp_path / "out" / "model.ts").named_parameters()}
+    assert not any("lora_" in name for name in names)
