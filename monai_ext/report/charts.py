@@ -11,7 +11,7 @@ from monai_ext.report.markup import Markup, tag
 
 Point = tuple[float, float]
 _WIDTH, _HEIGHT = 480, 250
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 14, 14, 40
+_LEFT, _RIGHT, _TOP, _BOTTOM = 66, 14, 14, 40
 
 
 def line_chart(

@@ -11,7 +11,7 @@ from monai_ext.report.markup import Markup, tag
 from monai_ext.report.palette import css_colour
 from monai_ext.report.reading import number_of
 
-_WIDTH, _ROW, _LEFT, _RIGHT, _TOP = 860, 46, 150, 24, 8
+_WIDTH, _ROW, _LEFT, _RIGHT, _TOP = 860, 46, 190, 24, 8
 _MOST_DOTS = 400
 
 
@@ -58,7 +58,17 @@ def axis_start(values: Sequence[float]) -> float:
 
 def _row(row: StripRow, middle: float, across: Callable[[float], float]) -> list[Markup]:
     colour = css_colour(row.colour)
-    parts = [tag("text", _short(row.name), x=_LEFT - 12, y=middle + 4, text_anchor="end", class_="name")]
+    parts = [
+        tag(
+            "text",
+            _short(row.name),
+            tag("title", row.name),
+            x=_LEFT - 12,
+            y=middle + 4,
+            text_anchor="end",
+            class_="name",
+        )
+    ]
     low, high, mean = (number_of(row.metric.get(key)) for key in ("low", "high", "mean"))
     if low is not None and high is not None:
         width = max(1.5, across(high) - across(low))
@@ -75,4 +85,4 @@ def _row(row: StripRow, middle: float, across: Callable[[float], float]) -> list
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= 18 else name[:17] + "…"
+    return name if len(name) <= 15 else name[:14] + "…"

@@ -49,7 +49,8 @@ class Browser:
         size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
         self.devtools("Emulation.setDeviceMetricsOverride", **size)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.devtools("Emulation.setEmulatedMedia", features=[scheme])
+        still = {"name": "prefers-reduced-motion", "value": "reduce"}  # a click must not chase a scrolling page
+        self.devtools("Emulation.setEmulatedMedia", features=[scheme, still])
         self._send("POST", "/url", {"url": page.as_uri()})
         self.wait_for("return !document.getElementById('viewer') || !!document.getElementById('viewer').dataset.drawn")
 

@@ -51,7 +51,7 @@ def test_two_series_have_a_legend_and_different_dashes() -> None:
 def test_strip_shows_each_case_and_the_interval() -> None:
     row = StripRow("class", class_colour(1), {"mean": 0.8, "low": 0.7, "high": 0.9}, [(0.7, "a"), (0.9, "b")])
     chart = strip_chart([row], "Dice")
-    assert re.findall(r"<title>([^<]+)</title>", chart) == ["a: 0.700", "b: 0.900"]
+    assert re.findall(r"<circle[^>]*><title>([^<]+)</title>", chart) == ["a: 0.700", "b: 0.900"]
     assert chart.count('class="interval"') == 1
 
 
