@@ -8,10 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
 import torch.distributed as dist
 from ignite.engine import Engine
 from monai.data import MetaTensor, decollate_batch
 from monai.data.utils import affine_to_spacing
+from monai.transforms import Orientation
+from nibabel.orientations import io_orientation
 from torch import Tensor
 
 from monai_ext.distributed import world_size
@@ -43,19 +46,30 @@ class CaseResult:
         name = name or (stem_of(os.path.basename(image)) if image else "")
         return f"{name}_slice_{int(place):04d}" if place else name
 
-    @property
-    def spacing(self) -> tuple[float, ...]:
-        """Return the size of a voxel in mm, 1 along each axis where no affine is known.
+    def label_maps(self) -> tuple[Tensor, Tensor]:
+        """Return prediction and label with their axes in the same order and direction.
 
-        It is rounded, so that the float error of an affine does not decide whether one voxel is within 1 mm.
+        Volumes of which only one was brought back to the scan's own axes are turned to RAS, both; of a cube, the
+        shape alone would not show that they do not belong together.
         """
-        label = self.output["label"]
-        spatial_dims = label.ndim - 1
-        for key in ("label", "pred", "image"):
-            value = self.output.get(key)
-            if isinstance(value, MetaTensor):
-                return tuple(round(float(size), 5) for size in affine_to_spacing(value.affine.double(), r=spatial_dims))
-        return (1.0,) * spatial_dims
+        pred, label = self.output["pred"], self.output["label"]
+        affines = [meta_of(value)["affine"] for value in (pred, label) if "affine" in meta_of(value)]
+        if label.ndim == 4 and len(affines) == 2:
+            axes = [io_orientation(affine.cpu().numpy()) for affine in affines]
+            if not np.array_equal(axes[0], axes[1]):
+                return Orientation("RAS", labels=None)(pred), Orientation("RAS", labels=None)(label)
+        return pred, label
+
+
+def spacing_of(*values: object, spatial_dims: int) -> tuple[float, ...]:
+    """Return the size of a voxel in mm of the first MetaTensor, 1 along each axis where no affine is known.
+
+    It is rounded, so that the float error of an affine does not decide whether one voxel is within 1 mm.
+    """
+    for value in values:
+        if isinstance(value, MetaTensor):
+            return tuple(round(float(size), 5) for size in affine_to_spacing(value.affine.double(), r=spatial_dims))
+    return (1.0,) * spatial_dims
 
 
 def results_of(engine: Engine) -> list[CaseResult]:

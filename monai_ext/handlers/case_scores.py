@@ -16,7 +16,7 @@ from ignite.engine import Engine, Events
 from monai_ext.distributed import is_main, rank
 from monai_ext.errors import InputError
 from monai_ext.files import write_json
-from monai_ext.handlers._results import CaseResult, absolute, gather, meta_of, results_of
+from monai_ext.handlers._results import CaseResult, absolute, gather, meta_of, results_of, spacing_of
 from monai_ext.handlers._table import write_table
 from monai_ext.metrics import EMPTY_BOTH, EMPTY_ONE, SCORES, segmentation_scores, summarize_cases
 from monai_ext.metrics.summary import BOOTSTRAP_LEVEL
@@ -39,8 +39,9 @@ class CaseScores:
     With several processes each attaches it: rows are gathered, a case that two processes saw (samplers repeat
     cases to fill up) counts once, all get the same metrics, and the first writes.
 
-    The engine's output is ``pred`` and ``label``, label maps (1, *spatial) in one grid, and ``image``. Distances
-    are in mm by the label's affine. Attach it before handlers that read metrics.
+    The engine's output is ``pred`` and ``label``, label maps (1, *spatial) in one grid, and ``image``. (Volumes
+    that differ in the order or direction of their axes alone are turned.) Distances are in mm by the label's
+    affine. Attach it before handlers that read metrics.
 
     Args:
         output_dir: folder for the three files.
@@ -59,9 +60,11 @@ class CaseScores:
             classes; here, when ``class_names`` has the wrong length.
 
     Example:
-        >>> evaluator = Engine(lambda engine, batch: [{"pred": batch["label"], "label": batch["label"]}])
-        >>> CaseScores("eval", num_classes=1).attach(evaluator)
-        >>> evaluator.run([{"label": torch.ones(1, 4, 4)}]).metrics["mean_dice"]  # doctest: +SKIP
+        >>> import tempfile
+        >>> import torch
+        >>> evaluator = Engine(lambda engine, batch: [{"pred": batch["label"][0], "label": batch["label"][0]}])
+        >>> CaseScores(tempfile.mkdtemp(), num_classes=1).attach(evaluator)
+        >>> evaluator.run([{"label": torch.ones(1, 1, 4, 4)}]).metrics["mean_dice"]
         1.0
     """
 
@@ -109,9 +112,9 @@ class CaseScores:
     def _rows(self, result: CaseResult) -> list[Row]:
         image, output = result.path("image"), result.output
         try:
-            scores = segmentation_scores(
-                output["pred"], output["label"], self.num_classes, result.spacing, self.tolerance_mm
-            )
+            pred, label = result.label_maps()
+            spacing = spacing_of(label, pred, output.get("image"), spatial_dims=label.ndim - 1)
+            scores = segmentation_scores(pred, label, self.num_classes, spacing, self.tolerance_mm)
         except InputError as error:
             raise InputError(f"{image or result.name or 'a case without a file'}: {error}") from error
         shared = {

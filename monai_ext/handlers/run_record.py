@@ -49,8 +49,8 @@ class RunRecord:
 
     With several processes each attaches it (losses are averaged over all); the first writes. Place it before
     handlers that save checkpoints, and before any other that handles exceptions (`StatsHandler`). Give it to the
-    checkpoint among the objects to save: a resumed run then goes on with the same history, without the rows of
-    epochs that it repeats, and with the time spent before.
+    checkpoint among the objects to save (without that it reads its own files): a resumed run then goes on with the
+    same history, without the rows of epochs that it repeats, and with the time spent before.
 
     Attached to an evaluator it writes ``evaluation.json`` instead, when it has finished, with the same fields and
     the evaluator's metrics; no file of a training is touched.
@@ -158,8 +158,8 @@ class RunRecord:
         self._no_epoch_yet = False
         run_file, history_file = self.output_dir / "run.json", self.output_dir / "history.json"
         if epoch > 1:
-            # the state has all; the file serves a trainer whose checkpoint does not hold this record
-            self._rows = {**(_read_rows(history_file) if is_main() and not self._rows else {}), **self._rows}
+            if is_main() and self._started is None:  # this record is not in the checkpoint
+                self._rows, self._started, self._seconds_before = _read_files(history_file, run_file)
             self._run["started"] = self._started or self._run["started"]
         elif is_main():
             for path in (run_file, history_file):
@@ -254,14 +254,16 @@ def _close(run: dict[str, Any], path: Path, clock: float, process: int) -> None:
         write_json(path, run)
 
 
-def _read_rows(path: Path) -> dict[int, dict[str, Any]]:
-    if not path.is_file():
-        return {}
+def _read_files(history_file: Path, run_file: Path) -> tuple[dict[int, dict[str, Any]], str | None, float]:
+    """Return rows, start and seconds of the run that is resumed, as far as its files can be read."""
+    rows: dict[int, dict[str, Any]] = {}
     try:
-        return {int(row["epoch"]): row for row in json.loads(path.read_text(encoding="utf-8"))["epochs"]}
-    except (ValueError, KeyError, TypeError):
-        logger.warning("%s is damaged; the history begins again.", path)
-        return {}
+        rows = {int(row["epoch"]): row for row in json.loads(history_file.read_text(encoding="utf-8"))["epochs"]}
+        run = json.loads(run_file.read_text(encoding="utf-8"))
+        return rows, str(run["started"]), float(run["seconds"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        logger.warning("%s: the record of the epochs before is missing or damaged (%s).", history_file.parent, error)
+        return rows, None, 0.0
 
 
 def _loss_of(output: object) -> list[tuple[Tensor | float, int]]:

@@ -14,14 +14,15 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from monai.data import DataLoader, Dataset, DistributedSampler
+from ignite.engine import Engine
+from monai.data import DataLoader, Dataset, DistributedSampler, MetaTensor
 from monai.engines import SupervisedEvaluator
-from monai.transforms import AsDiscreted, Compose, EnsureChannelFirstd, LoadImaged, SaveImaged
+from monai.transforms import AsDiscreted, Compose, EnsureChannelFirstd, LoadImaged, Orientation, SaveImaged
 from PIL import Image
 
 from monai_ext.errors import InputError
 from monai_ext.handlers import CaseScores
-from monai_ext.metrics import EMPTY_BOTH, EMPTY_ONE, segmentation_scores
+from monai_ext.metrics import EMPTY_BOTH, EMPTY_ONE, SCORES, segmentation_scores
 
 SPACING = (1.0, 1.5, 2.5)
 CLASSES = 3
@@ -160,6 +161,23 @@ def test_the_data_list_names_cases_and_slices(items: list[dict[str, Any]], tmp_p
     named = [{**items[0], "case": "heart", "slice": place} for place in (7, 31)]
     evaluate(named, [CaseScores(tmp_path, CLASSES)])
     assert [row["case"] for row in read_rows(tmp_path / "cases.csv")][::2] == ["heart_slice_0007", "heart_slice_0031"]
+
+
+@pytest.mark.parametrize("turned", ["pred", "label"])
+def test_a_map_that_was_not_turned_back_is_scored_all_the_same(turned: str, tmp_path: Path) -> None:
+    labels = torch.zeros(2, 1, 6, 6, 6)
+    labels[0, :, 1:4, 2:5, :3], labels[1, :, 2:5, 2:4, :2] = 1, 1
+    affine = torch.diag(torch.tensor([-1.0, 1.0, 2.5, 1.0]))
+    output = {key: MetaTensor(voxels, affine=affine) for key, voxels in zip(("pred", "label"), labels, strict=True)}
+    written = []
+    for number, maps in enumerate([output, {**output, turned: Orientation("SAR", labels=None)(output[turned])}]):
+        evaluator = Engine(lambda engine, batch, maps=maps: [maps])
+        CaseScores(tmp_path / str(number), 1).attach(evaluator)
+        evaluator.run([0])
+        row = read_rows(tmp_path / str(number) / "cases.csv")[0]
+        written.append([float(row[name]) for name in SCORES])
+    assert written[1] == pytest.approx(written[0])
+    assert written[0][0] == pytest.approx(2 * 8 / (27 + 12))
 
 
 def test_pictures_without_affine_are_measured_in_pixels(tmp_path: Path) -> None:

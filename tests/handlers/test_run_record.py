@@ -263,7 +263,7 @@ def test_epochs_after_the_restored_one_are_dropped(tmp_path: Path) -> None:
 
 def test_a_record_outside_the_checkpoint_goes_on_from_its_file(tmp_path: Path) -> None:
     trainer_of(tmp_path, epochs=2, checkpoint=False)[0].run()
-    before = without_times(tmp_path)
+    before, run = without_times(tmp_path), read(tmp_path, "run.json")
     again, _ = trainer_of(tmp_path, epochs=3, checkpoint=False)
 
     @again.on(Events.STARTED)
@@ -273,6 +273,8 @@ def test_a_record_outside_the_checkpoint_goes_on_from_its_file(tmp_path: Path) -
     again.run()
     assert without_times(tmp_path)[:2] == before
     assert len(without_times(tmp_path)) == 3
+    assert read(tmp_path, "run.json")["started"] == run["started"]
+    assert read(tmp_path, "run.json")["seconds"] > run["seconds"]
 
 
 def test_resuming_a_finished_run_loses_nothing(tmp_path: Path) -> None:
