@@ -140,6 +140,14 @@ def test_print_is_light_even_when_the_screen_is_dark(browser: Browser, volumes: 
     assert colour == "rgb(255, 255, 255)"
 
 
+def test_nothing_is_cut_off_on_paper(browser: Browser, volumes: Path) -> None:
+    browser.open(volumes, width=720)  # A4 without margins at 96 pixels an inch
+    browser.devtools("Emulation.setEmulatedMedia", media="print", features=[])
+    over = browser.run("const e = document.documentElement; return e.scrollWidth - e.clientWidth")
+    browser.devtools("Emulation.setEmulatedMedia", media="", features=[])
+    assert over == 0
+
+
 def test_table_sorts_with_undefined_values_last(browser: Browser, volumes: Path) -> None:
     browser.open(volumes)
     column = "return [...document.querySelectorAll('.cases tbody tr')].map(r => r.cells[7].textContent)"
