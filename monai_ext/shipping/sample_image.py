@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finds one real network input: what the bundle's own preprocessing and inferer would give the network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn as nn
+from monai.bundle import ConfigParser
+from torch import Tensor
+
+from monai_ext.data import load_datalist
+from monai_ext.errors import InputError
+from monai_ext.shipping.bundle_network import build
+
+
+def sample_input(parser: ConfigParser, network: nn.Module, image: Path | None) -> tuple[Tensor, str]:
+    """Return one input of the network, (1, C, H, W), and a text that says what it is.
+
+    Args:
+        parser: the bundle's inference config.
+        network: in evaluation mode.
+        image: file to take it from. None: the first test image of ``dataset_dir`` if that exists, else noise.
+
+    Raises:
+        InputError: the image is missing or the bundle's preprocessing refuses it.
+    """
+    if image is not None and not image.exists():
+        raise InputError(f"{image}: there is no such image.")
+    item = _first_of_dataset(parser) if image is None else _item_of(image)
+    if item is None:
+        shape = _described_shape(parser, network)
+        text = f"random values, seed 0, {'x'.join(map(str, shape))} (no --image given and no dataset_dir found)"
+        return torch.rand(shape, generator=torch.Generator().manual_seed(0)), text
+    volume = build(parser, "preprocessing")(item)["image"]
+    recorder = _Recorder(network)
+    with torch.no_grad():
+        build(parser, "inferer")(volume[None], recorder)
+    if recorder.image is None:
+        raise InputError(f"{item['image']}: the inferer gave the network nothing; is the image empty?")
+    size = "x".join(map(str, recorder.image.shape))
+    names = item["image"] if isinstance(item["image"], list) else [item["image"]]
+    where = " of a volume, its slice of highest contrast" if volume.ndim == 4 else ""
+    return recorder.image, f"{', '.join(Path(name).name for name in names)} ({size}{where})"
+
+
+class _Recorder(nn.Module):
+    """Stands in for the network: keeps the one input with most contrast, answers with zeros, computes nothing."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network.eval()
+        self.eval()
+        self.image: Tensor | None = None
+        self.channels = 0
+        self.contrast = -1.0
+
+    def forward(self, images: Tensor) -> Tensor:
+        images = torch.as_tensor(images).detach().float()
+        if not self.channels:
+            self.channels = self.network(images[:1]).shape[1]
+        contrasts = images.flatten(1).std(dim=1)
+        best = int(contrasts.argmax())
+        if float(contrasts[best]) > self.contrast:
+            # a plain tensor: exporters do not know MONAI's
+            self.image = torch.tensor(images[best : best + 1].cpu().numpy())
+            self.contrast = float(contrasts[best])
+        return images.new_zeros(images.shape[0], self.channels, *images.shape[2:])
+
+
+def _item_of(image: Path) -> dict[str, Any]:
+    """Return the first item of a folder (a DICOM series, a data set) or data list, or the image itself."""
+    if image.is_dir() or image.suffix == ".json":
+        return load_datalist(image, "inference")[0]
+    return {"image": str(image)}
+
+
+def _first_of_dataset(parser: ConfigParser) -> dict[str, Any] | None:
+    """Return the first item of the config's ``dataset_dir``, if that exists."""
+    folder = Path(str(build(parser, "dataset_dir"))) if "dataset_dir" in parser.get() else None
+    return load_datalist(folder, "inference")[0] if folder is not None and folder.exists() else None
+
+
+def _described_shape(parser: ConfigParser, network: nn.Module) -> tuple[int, ...]:
+    """Return the input's shape by metadata.json; a free side becomes the config's ``image_size``, or 256."""
+    described = parser.get("_meta_", {}).get("network_data_format", {}).get("inputs", {}).get("image", {})
+    side = build(parser, "image_size") if "image_size" in parser.get() else None
+    sides = list(side) if isinstance(side, (list, tuple)) else [side or 256] * 2
+    for axis, stated in enumerate(described.get("spatial_shape", [])[:2]):
+        sides[axis] = int(stated) if str(stated).isdigit() else sides[axis]
+    return (1, int(getattr(network, "in_channels", described.get("num_channels", 3))), *sides)
