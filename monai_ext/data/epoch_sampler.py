@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sized
 
 import torch.distributed as dist
 from monai.data import DistributedSampler
 
-from monai_ext.errors import InputError
+logger = logging.getLogger(__name__)
 
 
 def process_place() -> tuple[int, int]:
@@ -31,10 +32,8 @@ class EpochSampler(DistributedSampler):
         num_replicas: number of processes, by default of the current process group, 1 without one.
         rank: of this process, by default in the current process group.
         even_divisible: True repeats some items so that all processes take equally many steps (training); False
-            gives each item once (validation).
-
-    Raises:
-        InputError: if there are fewer items than processes and ``even_divisible`` is False.
+            gives each item once (validation), unless there are fewer items than processes: none may stay idle,
+            so some are then repeated, with a warning.
 
     Example:
         >>> list(EpochSampler([10, 11, 12], shuffle=False))
@@ -54,10 +53,8 @@ class EpochSampler(DistributedSampler):
         here = here if rank is None else rank
         processes = processes if num_replicas is None else num_replicas
         if len(dataset) < processes and not even_divisible:
-            raise InputError(
-                f"{len(dataset)} cases cannot be shared between {processes} processes without repeating one; "
-                f"start at most {len(dataset)} processes or list more cases."
-            )
+            even_divisible = True
+            logger.warning("%d cases are fewer than the %d processes: some are taken twice", len(dataset), processes)
         super().__init__(
             dataset,  # type: ignore[arg-type]  # torch asks for a Dataset but needs only its length
             even_divisible=even_divisible,

@@ -20,6 +20,7 @@ from monai.engines import Evaluator
 from torch import Tensor
 
 from monai_ext.distributed import is_main
+from monai_ext.extras import check_flags
 from monai_ext.files import write_json
 from monai_ext.handlers._checkpoint_file import keep_aside
 from monai_ext.handlers._provenance import (
@@ -66,6 +67,9 @@ class RunRecord:
             evaluator's own key metric; its ``metric_cmp_fn``, if it has one, says what is better.
         config_files: None takes them from the command line.
 
+    Raises:
+        InputError: a knob is the text "true" or "false", which would silently count as true.
+
     Example:
         >>> net = nn.Linear(1, 1)
         >>> record = RunRecord("eval", bundle="toy", knobs={"batch_size": 2}, network=net, seed=0)
@@ -88,6 +92,7 @@ class RunRecord:
         self.evaluator = evaluator
         self.key_metric = key_metric
         self.config_files = config_files
+        check_flags(knobs)
         self._fixed: dict[str, Any] = {**bundle_identity(bundle), "seed": seed, "knobs": jsonable(knobs)}
         self._rows: dict[int, dict[str, Any]] = {}
         self._losses: list[tuple[Any, int]] = []

@@ -12,6 +12,7 @@ from monai.inferers import Inferer
 from torch import Tensor
 
 from monai_ext.data.slices import check_plane, context_indices, stack_view, upright
+from monai_ext.extras import check_flags
 
 OUTPUTS = ("labels", "probabilities")
 
@@ -63,6 +64,7 @@ class SliceWiseInferer(Inferer):
         self.batch_size = batch_size
         self.output = output
         self.threshold = threshold
+        check_flags({"amp": amp, "paper_stretch": paper_stretch})
         self.amp = amp
         self.paper_stretch = paper_stretch
 

@@ -66,6 +66,9 @@ class SAM2UNet(nn.Module):
         torch.Size([2, 4, 50, 70])
     """
 
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
     def __init__(
         self,
         in_channels: int = 3,
