@@ -19,7 +19,7 @@ BUNDLES = sorted(p for p in (ROOT / "bundles").iterdir() if (p / "configs").is_d
 BUNDLE_FILES = sorted((ROOT / "bundles").rglob("*.py"))
 BASE = {
     "torch", "torchvision", "monai", "ignite", "fire", "nibabel", "SimpleITK", "itk", "segment_anything", "sam2",
-    "safetensors", "numpy", "scipy", "PIL", "tqdm", "jsonschema", "monai_ext", *sys.stdlib_module_names,
+    "safetensors", "numpy", "scipy", "PIL", "tqdm", "jsonschema", "yaml", "monai_ext", *sys.stdlib_module_names,
 }  # fmt: skip
 INDEPENDENT = {"networks", "losses", "metrics", "transforms", "data"}
 LAYERS = ["layers", "blocks", "nets"]
@@ -108,6 +108,14 @@ def test_no_public_class_has_the_name_of_one_of_monai() -> None:
     assert set(public_classes([*PACKAGE, *BUNDLE_FILES])) & taken == set()
 
 
+def code_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of a function without its docstring: explaining more must not count against it."""
+    assert node.end_lineno is not None
+    first = node.body[0]
+    documented = ast.get_docstring(node) is not None and first.end_lineno is not None
+    return node.end_lineno - node.lineno + 1 - (first.end_lineno - first.lineno + 1 if documented else 0)
+
+
 @pytest.mark.parametrize("path", [*PACKAGE, *BUNDLE_FILES], ids=lambda p: str(p.relative_to(ROOT)))
 def test_a_file_is_short_and_says_its_licence_and_purpose(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
@@ -118,8 +126,7 @@ def test_a_file_is_short_and_says_its_licence_and_purpose(path: Path) -> None:
     assert ast.get_docstring(tree)
     for node in ast.walk(tree):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            assert node.end_lineno is not None
-            assert node.end_lineno - node.lineno < 60, f"{node.name} is longer than 60 lines"
+            assert code_lines(node) <= 60, f"{node.name} is longer than 60 lines"
 
 
 def test_importing_a_command_loads_nothing_heavy() -> None:
