@@ -36,11 +36,11 @@ def read_run_folder(bundle_root: Path, output_dir: Path) -> RunFolder:
     return RunFolder(
         bundle_root=bundle_root,
         output_dir=output_dir,
-        run=_read_json(output_dir / "run.json", problems),
+        run=_read_json(_run_file(output_dir), problems),
         epochs=_read_epochs(output_dir / "history.json", problems),
         rows=_read_rows(output_dir / "cases.csv", problems),
         summary=_read_json(output_dir / "summary.json", problems),
-        parity=_read_json(bundle_root / "models" / "parity.json", problems),
+        parity=_read_json(_models_dir(bundle_root, output_dir) / "parity.json", problems),
         metadata=_read_json(bundle_root / "configs" / "metadata.json", problems),
         licence=_read_text(bundle_root / "LICENSE", problems),
         data_licence=_read_text(bundle_root / "docs" / "data_license.txt", problems),
@@ -48,6 +48,18 @@ def read_run_folder(bundle_root: Path, output_dir: Path) -> RunFolder:
         overlays=_find_overlays(output_dir / "overlays", problems),
         problems=problems,
     )
+
+
+def _run_file(output_dir: Path) -> Path:
+    """Return the record of the training, or of the evaluation where only that was run."""
+    training, evaluation = output_dir / "run.json", output_dir / "evaluation.json"
+    return evaluation if evaluation.is_file() and not training.is_file() else training
+
+
+def _models_dir(bundle_root: Path, output_dir: Path) -> Path:
+    """Return ``models`` beside ``eval``, where a run outside the bundle's folder keeps them, else the bundle's."""
+    beside = output_dir.absolute().parent / "models"
+    return beside if beside.is_dir() else bundle_root / "models"
 
 
 def _read_text(path: Path, problems: dict[str, str]) -> str:

@@ -31,6 +31,22 @@ def test_output_dir_can_lie_elsewhere(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "3 cases" in capsys.readouterr().out
 
 
+def test_parity_is_found_beside_a_run_that_lies_elsewhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle, output = write_run(tmp_path)
+    (tmp_path / "run").mkdir()
+    output.rename(tmp_path / "run" / "eval")
+    (bundle / "models").rename(tmp_path / "run" / "models")
+    report(str(bundle), str(tmp_path / "report.html"), str(tmp_path / "run" / "eval"))
+    assert "parity.json is missing" not in capsys.readouterr().out
+
+
+def test_an_evaluation_alone_is_a_run_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle, output = write_run(tmp_path)
+    (output / "run.json").rename(output / "evaluation.json")
+    report(str(bundle), str(tmp_path / "report.html"))
+    assert "run.json is missing" not in capsys.readouterr().out
+
+
 def test_missing_output_dir_is_an_input_error(tmp_path: Path) -> None:
     bundle, _ = write_run(tmp_path)
     with pytest.raises(InputError, match="output_dir must be the folder of a run"):
