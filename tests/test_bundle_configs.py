@@ -102,7 +102,9 @@ def test_files_that_all_bundles_have_are_the_same_bytes(name: str) -> None:
 def test_both_ways_to_start_a_config_work(bundle: Path) -> None:
     for name, macro in MACROS.items():
         config = read(bundle / "configs" / name)
-        assert config[macro] == "%run"
+        # a reference and no macro: MONAI Label may ask for the run without a name, that is, for the whole config,
+        # and a copy of the run would be run too
+        assert config[macro] == "@run"
         assert isinstance(config["run"], list)
 
 
