@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""MONAI Label's own tasks take SAM2-UNet as it is, with the knobs that its user wrote into the configs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from tests.bundles.runs import TINY, bundle, run
+
+PIP = "pip install --no-deps monailabel==0.8.5 (and the extra dev, which has what it imports)"
+infer = pytest.importorskip("monailabel.tasks.infer.bundle", reason=PIP)
+train = pytest.importorskip("monailabel.tasks.train.bundle", reason=PIP)
+
+NAME = "sam2_unet"
+CLASSES = {"0": "background", "1": "CSF", "2": "grey matter", "3": "white matter"}
+
+
+class Datastore:
+    """What a server's store tells a training task, with something more in each item, as real stores have."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+
+    def datalist(self) -> list[dict[str, Any]]:
+        listed = json.loads((self.data / "datalist.json").read_text())
+        items = [item for section in ("training", "validation", "test") for item in listed[section]]
+        return [{"image": str(self.data / i["image"]), "label": str(self.data / i["label"]), "id": 1} for i in items]
+
+
+@pytest.fixture
+def served(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A copy of the bundle, as it lies in a server's model folder, with trained weights and tiny knobs."""
+    folder = tmp_path / "model" / NAME
+    shutil.copytree(bundle(NAME), folder, ignore=shutil.ignore_patterns("__pycache__", "eval", "models"))
+    for name in ("train", "inference"):
+        path = folder / "configs" / f"{name}.json"
+        config = json.loads(path.read_text())
+        knobs = {knob: value for knob, value in TINY.items() if knob in config and knob != "device"}
+        path.write_text(json.dumps({**config, **knobs}))
+    metadata = json.loads((folder / "configs" / "metadata.json").read_text())
+    metadata["network_data_format"]["outputs"]["pred"]["channel_def"] = CLASSES
+    (folder / "configs" / "metadata.json").write_text(json.dumps(metadata))
+    (folder / "models").mkdir()
+    shutil.copy(trained / "models" / "model.pt", folder / "models")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # where a server's results lie until they are sent
+    hook = sys.excepthook
+    yield folder
+    sys.excepthook = hook
+
+
+def volume(brain: Path, path: Path, shift: int) -> Path:
+    """A piece of the brain in an oblique, anisotropic grid whose axes are neither RAS nor LPS."""
+    voxels = np.asarray(nib.load(brain / "brain" / "image.nii.gz").dataobj)[shift : 30 + shift, :41]
+    turn = np.array([[0, -1, 0], [0.8, 0, -0.6], [0.6, 0, 0.8]])
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = turn @ np.diag([4.0, 5.0, 12.0]), [7.0, -20.0, 3.0 * shift]
+    nib.save(nib.Nifti1Image(voxels, affine), path)
+    return path
+
+
+def request(image: Path) -> dict[str, Any]:
+    """What the server makes of ``POST /infer/sam2_unet?image=...``."""
+    return {
+        "model": NAME,
+        "image": str(image),
+        "device": "cpu",
+        "result_extension": ".nii.gz",
+        "result_dtype": "uint8",
+    }
+
+
+def test_two_clients_at_once_get_what_the_command_line_gives(served: Path, brain: Path, tmp_path: Path) -> None:
+    images = [volume(brain, tmp_path / f"scan{i}.nii.gz", shift=5 * i) for i in range(4)]
+    task = infer.BundleInferTask(str(served), {})
+    assert task.is_valid()
+    with ThreadPoolExecutor(2) as pool:
+        answers = list(pool.map(task, map(request, images)))
+    weights = str(served / "models" / "model.pt")
+    for (file, answer), image in zip(answers, images, strict=True):
+        run(NAME, "inferring", ("inference.json",), tmp_path, image, ckpt_path=weights)
+        expected = nib.load(tmp_path / "eval" / "predictions" / image.name)
+        result = nib.load(file)
+        np.testing.assert_array_equal(np.asarray(result.dataobj), np.asarray(expected.dataobj))
+        np.testing.assert_allclose(result.affine, nib.load(image).affine, atol=1e-5)
+        assert answer["label_names"] == {"csf": 1, "grey matter": 2, "white matter": 3}
+    assert len(np.unique(np.asarray(result.dataobj))) > 1
+    assert not (served / "eval").exists()  # the server writes results, the bundle does not
+
+
+def test_the_server_offers_the_models_of_the_bundle_and_nothing_else(served: Path) -> None:
+    assert infer.BundleInferTask(str(served), {}).info()["config"]["model_filename"] == ["model.pt"]
+    assert train.BundleTrainTask(str(served), {}).config()["model_filename"] == ["model.pt"]
+
+
+def test_scoring_by_dropout_finds_the_knob(served: Path) -> None:
+    assert infer.BundleInferTask(str(served), {}, dropout=0.2).network.dropout.p == 0.2
+
+
+@pytest.mark.parametrize("run_id", ["run", ""], ids=["by-name", "as-a-client-leaves-it"])
+def test_training_goes_on_from_the_model_and_keeps_it(run_id: str, served: Path, brain: Path) -> None:
+    before = torch.load(served / "models" / "model.pt", weights_only=True)
+    frozen = {n for n in before if n.startswith("encoder.") and "prompt_learn" not in n}
+    before |= {n: before[n] + 0.01 for n in frozen}  # not what the seed gives
+    torch.save(before, served / "models" / "model.pt")
+    settings = {"max_epochs": 1, "val_split": 0.4, "pretrained": True, "run_id": run_id}
+    train.BundleTrainTask(str(served), {})({"model": NAME, "device": "cpu", **settings}, Datastore(brain))
+    after = torch.load(served / "models" / "model.pt", weights_only=True)
+    kept = torch.load(served / "models" / "model_backup_1.pt", weights_only=True)
+    assert all(torch.equal(kept[name], before[name]) for name in before)
+    assert frozen
+    assert all(torch.equal(after[n], before[n]) for n in frozen)
+    assert not torch.equal(after["head.weight"], before["head.weight"])
+    assert sorted(p.name for p in (served / "models").glob("*.pt")) == ["model.pt", "model_backup_1.pt"]
+    epochs = json.loads((served / "eval" / "history.json").read_text())["epochs"]
+    assert len(epochs) == 1
+    assert "val_mean_dice" in epochs[0]
+    assert not list((served / "eval").glob("history_backup*"))  # trained once, not twice
+
+
+def test_all_labelled_scans_may_be_used_for_training(served: Path, brain: Path) -> None:
+    settings = {"max_epochs": 1, "val_split": 0, "pretrained": True}
+    train.BundleTrainTask(str(served), {})({"model": NAME, "device": "cpu", **settings}, Datastore(brain))
+    assert json.loads((served / "eval" / "run.json").read_text())["status"] == "finished"
+    assert (served / "models" / "model_backup_1.pt").is_file()
