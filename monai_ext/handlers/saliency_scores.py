@@ -114,11 +114,22 @@ class SaliencyScores:
             "empty_images": len(empty),
             "stretch": self.stretch,
             "metrics": metrics,
+            "sites": self._means_by_site(full),
             "empty": {score: self._statistics(empty, score) for score in ("mae", "false_alarm")},
             "conventions": CONVENTIONS,
         }
         write_json(self.output_dir / "saliency.json", content)
         logger.info("%d images, %d of them empty: %s", len(rows), len(empty), self.output_dir / "saliency.json")
+
+    def _means_by_site(self, rows: list[Row]) -> dict[str, dict[str, float | None]]:
+        """Return the mean of each score in each site: for published splits a site is a test set."""
+        by_site: dict[str, list[Row]] = {}
+        for row in rows:
+            by_site.setdefault(str(row["site"]), []).append(row)
+        return {
+            site: {score: self._statistics(group, score)["mean"] for score in SALIENCY_SCORES}
+            for site, group in sorted(by_site.items())
+        }
 
     def _statistics(self, rows: list[Row], score: str) -> dict[str, float | None]:
         return summary_statistics([row[score] for row in rows], self.bootstrap_samples, self.seed)

@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-import pytest
 from torch.utils.data import DistributedSampler
 
 from monai_ext.data import EpochSampler
-from monai_ext.errors import InputError
 
 
 class Remembering(list):
@@ -46,7 +44,6 @@ def test_processes_share_out_the_items() -> None:
     assert sorted(index for sampler in exact for index in sampler) == data
 
 
-def test_too_few_items_are_an_error_only_where_none_may_be_repeated() -> None:
-    assert len(EpochSampler([1], num_replicas=2, rank=1)) == 1
-    with pytest.raises(InputError, match="1 cases cannot be shared between 2 processes"):
-        EpochSampler([1], num_replicas=2, rank=1, even_divisible=False)
+def test_no_process_stays_idle_when_there_are_few_items() -> None:
+    ranks = [EpochSampler([1], shuffle=False, num_replicas=2, rank=rank, even_divisible=False) for rank in range(2)]
+    assert [list(sampler) for sampler in ranks] == [[0], [0]]

@@ -64,6 +64,8 @@ def test_means_leave_out_the_empty_image_and_count_it(tmp_path: Path) -> None:
         assert content["metrics"][score]["mean"] == pytest.approx(expected, rel=1e-5)
         assert evaluator.state.metrics[f"saliency_{score}"] == content["metrics"][score]["mean"]
     assert content["metrics"]["mae"]["n"] == 3
+    kitchen = content["sites"]["kitchen"]  # all three are of one site
+    assert kitchen == {score: content["metrics"][score]["mean"] for score in SALIENCY_SCORES}
     assert content["empty"]["mae"]["mean"] == pytest.approx(each[3]["mae"], rel=1e-5)
     assert content["empty"]["false_alarm"]["mean"] > 0
     dice, iou = (content["metrics"][name]["mean"] for name in ("mean_dice", "mean_iou"))
