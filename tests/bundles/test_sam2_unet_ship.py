@@ -23,7 +23,9 @@ from sam2_unet.network import SAM2UNet
 from torch import Tensor
 
 from monai_ext.commands._fire import main
-from tests.bundles.runs import ROOT, TINY, bundle, call, configs, overrides
+from monai_ext.networks.checkpoints import trunk_state
+from tests.bundles.runs import ROOT, TINY, bundle, call, configs, overrides, run
+from tests.networks.test_checkpoints import as_sam2
 
 NAME = "sam2_unet"
 KNOBS = {name: TINY[name] for name in ("backbone", "image_size", "in_channels", "num_classes", "device")}
@@ -197,6 +199,18 @@ def test_no_property_that_monai_asks_for_is_missing(
     assert workflow.check_properties() == []
     assert len(workflow.dataset) if kind == "inference" else len(workflow.train_dataset)
     assert workflow.version == json.loads(Path(METADATA).read_text())["version"]
+
+
+def test_training_starts_from_converted_weights_of_sam2(brain: Path, tmp_path: Path) -> None:
+    source = SAM2UNet(backbone="nano").eval()
+    torch.save(as_sam2(source, later=True), tmp_path / "sam2.1.pt")
+    words = options(source=tmp_path / "sam2.1.pt", output=tmp_path / "trunk.pt")
+    assert main(["convert", str(bundle(NAME)), *words]) == 0
+    run(NAME, "training", ("train.json",), tmp_path, brain, tuning="frozen", pretrained=str(tmp_path / "trunk.pt"))
+    weights = torch.load(tmp_path / "models" / "model.pt", weights_only=True)
+    trunk = trunk_state(source)
+    assert trunk
+    assert all(torch.equal(weights[name], weight) for name, weight in trunk.items())
 
 
 def test_two_bundles_in_one_process_keep_apart(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
