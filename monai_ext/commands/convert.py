@@ -31,7 +31,7 @@ def convert(name: str, source: str | None = None, output: str | None = None, ove
     Args:
         name: bundle, by name or path.
         source: the published file (.pt, .pth, .safetensors).
-        output: file to write, .pt or .safetensors. Default: models/trunk.pt of the bundle for a foundation
+        output: file to write, .pt or .safetensors. Default: models/pretrained/trunk.pt of the bundle for a foundation
             model's weights, models/model.pt for those of a whole network.
         overwrite: replace an existing output.
 
@@ -49,7 +49,9 @@ def convert(name: str, source: str | None = None, output: str | None = None, ove
     if package not in IMPORTERS:
         raise InputError(f"{name}: there are no published weights to import; one of: {', '.join(IMPORTERS)}.")
     imported = IMPORTERS[package](read_state(source), source)
-    target = Path(output) if output else bundle / "models" / ("trunk.pt" if imported.trunk_only else "model.pt")
+    # apart from model.pt: MONAI Label offers every file of models/ as a whole network
+    default = Path("pretrained", "trunk.pt") if imported.trunk_only else Path("model.pt")
+    target = Path(output) if output else bundle / "models" / default
     if target.exists() and not overwrite:
         raise InputError(f"{target}: exists; give another --output, or --overwrite to replace it.")
 

@@ -30,6 +30,7 @@ REQUIRED_METADATA = (
     "network_data_format",
     "changelog",
 )
+OF_ONE_MACHINE = ("checkpoint", "_backup_", "_previous", "_damaged_")
 LEFT_OUT = ("eval", "models", "__pycache__")
 EARLIEST = (1980, 1, 1, 0, 0, 0)  # a zip cannot say less; a real time would change the bytes
 
@@ -122,10 +123,14 @@ def _released_files(bundle: Path, with_models: bool) -> Iterator[str]:
         hidden = any(part.startswith(".") or part == "__pycache__" for part in relative.parts)
         if not file.is_file() or hidden or file.suffix == ".pyc" or relative.as_posix() in fetched:
             continue
-        # the checkpoint to resume from is the state of one machine's run, larger than the model
-        as_model = with_models and relative.parts[0] == "models" and file.name != "checkpoint.pt"
+        as_model = with_models and relative.parts[0] == "models" and _is_released_model(relative)
         if as_model or relative.parts[0] not in LEFT_OUT:
             yield relative.as_posix()
+
+
+def _is_released_model(relative: Path) -> bool:
+    """Leave out what belongs to one machine's runs (to resume from, backups) and others' weights."""
+    return relative.parts[1] != "pretrained" and not any(word in relative.name for word in OF_ONE_MACHINE)
 
 
 def _fetched_files(bundle: Path) -> set[str]:

@@ -39,9 +39,9 @@ def test_sam2_becomes_a_trunk_file(bundle: Path, tmp_path: Path, capsys: pytest.
     )
     assert "sam2, backbone nano" in shown
     assert f"{count} keys matched, 0 missing, 0 unexpected, 0 of another shape; 4 left out on purpose" in shown
-    trunk = bundle / "models" / "trunk.pt"
+    trunk = bundle / "models" / "pretrained" / "trunk.pt"
     assert len(torch.load(trunk, weights_only=True)) == count
-    record = json.loads((bundle / "models" / "trunk.pt.json").read_text())
+    record = json.loads((bundle / "models" / "pretrained" / "trunk.pt.json").read_text())
     assert record["source"] == "sam2.1.pt"
     assert record["source_sha256"] == sha256_of(tmp_path / "sam2.1.pt")
     assert record["sha256"] == sha256_of(trunk)
@@ -63,14 +63,14 @@ def test_published_weights_become_a_whole_model_in_safetensors(bundle: Path, tmp
 
 def test_an_existing_output_is_kept_unless_told(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     torch.save(as_sam2(nano()), tmp_path / "sam2.pt")
-    (bundle / "models").mkdir()
-    (bundle / "models" / "trunk.pt").write_text("precious")
+    (bundle / "models" / "pretrained").mkdir(parents=True)
+    (bundle / "models" / "pretrained" / "trunk.pt").write_text("precious")
     words = ["convert", str(bundle), "--source", str(tmp_path / "sam2.pt")]
     assert main(words) == 1
     assert "trunk.pt: exists" in capsys.readouterr().err
-    assert (bundle / "models" / "trunk.pt").read_text() == "precious"
+    assert (bundle / "models" / "pretrained" / "trunk.pt").read_text() == "precious"
     assert main([*words, "--overwrite"]) == 0
-    read_state(bundle / "models" / "trunk.pt")
+    read_state(bundle / "models" / "pretrained" / "trunk.pt")
 
 
 def test_weights_with_a_hole_write_nothing(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -86,7 +86,7 @@ def test_a_missing_file_says_where_to_get_it(bundle: Path, capsys: pytest.Captur
     assert main(["convert", str(bundle), "--source", "somewhere/sam2.1_hiera_small.pt"]) == 1
     shown = capsys.readouterr().err
     assert "https://dl.fbaipublicfiles.com/segment_anything_2/092824/sam2.1_hiera_small.pt" in shown
-    assert "sam2_unet/models/sam2.1_hiera_small.pt" in shown
+    assert "sam2_unet/models/pretrained/sam2.1_hiera_small.pt" in shown
     assert "tiny" not in shown
     assert main(["convert", str(bundle)]) == 1
     assert capsys.readouterr().err.count("https://dl.fbaipublicfiles.com/") == 8
@@ -109,7 +109,7 @@ def test_monai_can_read_the_list_of_large_files(tmp_path: Path, monkeypatch: pyt
     for entry in asked:
         assert entry["hash_type"] == "sha256"
         assert len(entry["hash_val"]) == 64
-        assert Path(entry["filepath"]).parent.name == "models"
+        assert Path(entry["filepath"]).parent.parts[-2:] == ("models", "pretrained")
         assert Path(entry["filepath"]).name == entry["url"].rsplit("/", 1)[1]
 
 

@@ -48,6 +48,9 @@ def test_packed_twice_gives_the_same_bytes(toy: Path, tmp_path: Path) -> None:
 
 def test_the_zip_holds_what_is_released_and_nothing_else(toy: Path, tmp_path: Path) -> None:
     (toy / "models" / "checkpoint.pt").write_bytes(b"to resume from")
+    (toy / "models" / "model_backup_1.pt").write_bytes(b"of another run")
+    (toy / "models" / "pretrained").mkdir()
+    (toy / "models" / "pretrained" / "trunk.pt").write_bytes(b"somebody else's")
     (toy / "models" / "fetched.pt").write_bytes(b"large_files.yml says where to fetch it")
     main(["pack", str(toy), "--output_dir", str(tmp_path)])
     with zipfile.ZipFile(tmp_path / "toy_v0.1.0.zip") as archive:
