@@ -53,44 +53,42 @@ class HieraBlock(nn.Module):
 
     def _attend(self, normed: Tensor) -> Tensor:
         height, width = normed.shape[1:3]
+        size = self.window_size
+        if size == 0:  # global attention: one window, as large as the grid
+            return self._attend_whole(normed, height, width)
+        if height % size == 0 and width % size == 0:
+            return self._attend_whole(normed, size, size)
         qkv = self.attn.qkv(normed)  # (B, H, W, C) -> (B, H, W, 3 * C')
-        if self.window_size == 0:  # global attention: one window, as large as the grid
-            return self.attn.proj(self._attend_windows(qkv, height, width, 0))
         rows = []
-        for top, bottom, window_height in _spans(height, self.window_size):
+        for top, bottom, window_height in _spans(height, size):
             row = []
-            for left, right, window_width in _spans(width, self.window_size):
-                padding = self.window_size**2 - window_height * window_width
-                region = qkv[:, top:bottom, left:right]
-                row.append(self._attend_windows(region, window_height, window_width, padding))
+            for left, right, window_width in _spans(width, size):
+                windows = _partition(qkv[:, top:bottom, left:right], window_height, window_width)
+                windows = self._attend_windows(windows, padding=size**2 - window_height * window_width)
+                row.append(_unpartition(windows, qkv.shape[0], (bottom - top) // window_height))
             rows.append(_join(row, dim=2))
         return self.attn.proj(_join(rows, dim=1))
 
-    def _attend_windows(self, qkv: Tensor, window_height: int, window_width: int, padding: int) -> Tensor:
-        """Attend inside windows of one size; ``padding`` is the number of padded tokens that each window has."""
-        batch, height, width, channels = qkv.shape
-        rows, columns, heads = height // window_height, width // window_width, self.num_heads
-        windows = qkv.reshape(batch, rows, window_height, columns, window_width, 3, channels // 3)
-        # (B, R, h, K, w, 3, C') -> (3, B, R, K, h, w, C') -> three of (B * R * K, h, w, C')
-        query, key, value = windows.permute(5, 0, 1, 3, 2, 4, 6).flatten(1, 3).unbind(0)
-        query = self._pool(query)
-        window_height, window_width = query.shape[1:3]
+    def _attend_whole(self, normed: Tensor, window_height: int, window_width: int) -> Tensor:
+        """Attend where nothing is padded: windows are cut before the projection, a third of the copying."""
+        windows = _partition(normed, window_height, window_width)
+        windows = self.attn.proj(self._attend_windows(self.attn.qkv(windows), padding=0))
+        return _unpartition(windows, normed.shape[0], normed.shape[1] // window_height)
 
-        query, key, value = (_split_heads(x, heads) for x in (query, key, value))  # (N, heads, tokens, C' / heads)
-        mask = None
+    def _attend_windows(self, qkv: Tensor, padding: int) -> Tensor:
+        """Attend inside windows (N, h, w, 3 * C') that have ``padding`` padded tokens each -> (N, h', w', C')."""
+        channels = qkv.shape[-1] // 3
+        query = self._pool(qkv[..., :channels])
+        height, width = query.shape[1:3]
+        pairs, mask = qkv[..., channels:].flatten(1, 2), None  # keys and values: (N, tokens, 2 * C')
         if padding:
-            key, value, mask = self._append_padding_key(key, value, padding)
+            bias = self.attn.qkv.bias.to(pairs.dtype)[channels:].expand(pairs.shape[0], 1, -1)
+            pairs = torch.cat([pairs, bias], dim=1)
+            mask = F.pad(pairs.new_zeros(1, 1, 1, pairs.shape[1] - 1), (0, 1), value=math.log(padding))
+        key, value = pairs.chunk(2, dim=-1)
+        query, key, value = (_split_heads(x, self.num_heads) for x in (query.flatten(1, 2), key, value))
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-
-        out = out.transpose(1, 2).reshape(batch, rows, columns, window_height, window_width, channels // 3)
-        return out.transpose(2, 3).reshape(batch, rows * window_height, columns * window_width, channels // 3)
-
-    def _append_padding_key(self, key: Tensor, value: Tensor, padding: int) -> tuple[Tensor, Tensor, Tensor]:
-        count, heads, length, dim = key.shape
-        bias = self.attn.qkv.bias.to(key.dtype).reshape(3, 1, heads, 1, dim).expand(3, count, heads, 1, dim)
-        mask = key.new_zeros(1, 1, 1, length + 1)
-        mask[..., -1] = math.log(padding)
-        return torch.cat([key, bias[1]], dim=2), torch.cat([value, bias[2]], dim=2), mask
+        return out.transpose(1, 2).reshape(-1, height, width, channels)  # (N, heads, tokens, C' / heads) -> grid
 
     def _pool(self, tokens: Tensor) -> Tensor:
         """Halve the grid where a stage begins: (B, H, W, C) -> (B, H/2, W/2, C)."""
@@ -106,8 +104,24 @@ def _spans(length: int, window: int) -> list[tuple[int, int, int]]:
     return [*spans, (whole, length, length - whole)] if whole < length else spans
 
 
+def _partition(tokens: Tensor, window_height: int, window_width: int) -> Tensor:
+    """Cut a grid (B, H, W, C) into windows (N, h, w, C), row by row."""
+    batch, height, width, channels = tokens.shape
+    rows, columns = height // window_height, width // window_width
+    grid = tokens.reshape(batch, rows, window_height, columns, window_width, channels)
+    return grid.transpose(2, 3).reshape(-1, window_height, window_width, channels)
+
+
+def _unpartition(windows: Tensor, batch: int, rows: int) -> Tensor:
+    """Put windows (N, h, w, C) back into a grid (B, rows * h, W, C)."""
+    height, width, channels = windows.shape[1:]
+    grid = windows.reshape(batch, rows, -1, height, width, channels)
+    return grid.transpose(2, 3).reshape(batch, rows * height, -1, channels)
+
+
 def _split_heads(tokens: Tensor, heads: int) -> Tensor:
-    return tokens.flatten(1, 2).unflatten(-1, (heads, -1)).transpose(1, 2)
+    """(N, tokens, C) -> (N, heads, tokens, C / heads)"""
+    return tokens.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
 def _join(parts: list[Tensor], dim: int) -> Tensor:
