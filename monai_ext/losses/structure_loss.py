@@ -65,10 +65,9 @@ class StructureLoss(nn.Module):
             return (self._cross_entropy(logits, masks, weights) + _iou_loss(logits, masks, weights)).mean()
 
     def _local_mean(self, masks: Tensor) -> Tensor:
-        """Mean over a square, zeros outside; one direction after the other, 2 k instead of k * k steps a pixel."""
-        half = self.kernel_size // 2
-        columns = F.avg_pool2d(masks, (self.kernel_size, 1), stride=1, padding=(half, 0))
-        return F.avg_pool2d(columns, (1, self.kernel_size), stride=1, padding=(0, half))
+        """Mean over a square, with zeros outside of the image."""
+        rows = _running_sum(masks, self.kernel_size, dim=2)
+        return _running_sum(rows, self.kernel_size, dim=3) / self.kernel_size**2
 
     def _cross_entropy(self, logits: Tensor, masks: Tensor, weights: Tensor) -> Tensor:
         if self.bce_weighting == "official":
@@ -83,6 +82,14 @@ def as_masks(target: Tensor, num_channels: int) -> Tensor:
         return target
     classes = torch.arange(num_channels, device=target.device, dtype=target.dtype).reshape(1, -1, 1, 1)
     return (target == classes).to(torch.float32)
+
+
+def _running_sum(x: Tensor, length: int, dim: int) -> Tensor:
+    """Sum over a centred run of ``length`` along one axis: a difference of prefix sums, whatever the length."""
+    before, after = length // 2 + 1, length // 2
+    padding = (0, 0, before, after) if dim == 2 else (before, after)
+    prefix = F.pad(x, padding).cumsum(dim)
+    return prefix.narrow(dim, length, x.shape[dim]) - prefix.narrow(dim, 0, x.shape[dim])
 
 
 def _iou_loss(logits: Tensor, masks: Tensor, weights: Tensor) -> Tensor:
