@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run all benchmarks one after the other: ``python -m benchmarks [--quick]``."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+
+from benchmarks.harness import ROOT
+
+NAMES = ("startup", "losses", "trunk", "network", "training_memory", "volume")
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of: {', '.join(NAMES)} (default: all)")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes that only show that it works")
+    asked = parser.parse_args()
+    if unknown := set(asked.names) - set(NAMES):
+        parser.error(f"there is no benchmark {', '.join(sorted(unknown))}; known: {', '.join(NAMES)}")
+    more = ["--quick"] if asked.quick else []
+    # a process each, so that none inherits the memory of another
+    failed = [
+        name
+        for name in asked.names or NAMES
+        if subprocess.run([sys.executable, "-W", "ignore", "-m", f"benchmarks.{name}", *more], cwd=ROOT).returncode
+    ]
+    sys.exit(f"error: failed: {', '.join(failed)}" if failed else 0)
