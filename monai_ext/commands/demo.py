@@ -16,6 +16,8 @@ from monai_ext.errors import InputError
 # glibc gives large temporaries back to the kernel at every free and faults them in again at the next step; keeping
 # them makes long CPU work markedly faster (benchmarks/README.md)
 ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000"}
+# threads that spin while they wait make a training step many times slower as soon as another program wants the cores
+THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def _bundle_run(places: _Places, run_id: str, files: list[str], more: list[str])
 def _step(title: str, words: list[str]) -> None:
     print(f"\n== {title}\n$ python {' '.join(words)}", flush=True)
     begun = time.monotonic()
-    environment = {**ALLOCATOR, "PYTHONWARNINGS": "ignore", **os.environ}
+    environment = {**ALLOCATOR, **THREADS, "PYTHONWARNINGS": "ignore", **os.environ}
     status = subprocess.run([sys.executable, *words], env=environment, check=False).returncode
     if status:
         raise InputError(f"{title}: the command above ended with status {status}; run demo again to go on from here.")
