@@ -65,7 +65,7 @@ def export(
         print(_line_of(record[kind]))
     print(f"wrote {target / 'parity.json'}")
     if not (record["torchscript"]["passed"] and record["onnx"]["passed"]):
-        print(f"FAILED: a file differs by more than {TOLERANCE}; do not use it.")
+        print(f"FAILED: a file differs by more than {TOLERANCE} of the largest logit; do not use it.")
         raise SystemExit(1)
 
 
