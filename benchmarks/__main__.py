@@ -15,10 +15,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of: {', '.join(NAMES)} (default: all)")
     parser.add_argument("--quick", action="store_true", help="tiny sizes that only show that it works")
+    parser.add_argument("--threads", help="of each process (default: what torch takes)")
     asked = parser.parse_args()
     if unknown := set(asked.names) - set(NAMES):
         parser.error(f"there is no benchmark {', '.join(sorted(unknown))}; known: {', '.join(NAMES)}")
-    more = ["--quick"] if asked.quick else []
+    more = (["--quick"] if asked.quick else []) + (["--threads", asked.threads] if asked.threads else [])
     # a process each, so that none inherits the memory of another
     failed = [
         name

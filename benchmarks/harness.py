@@ -113,7 +113,12 @@ def main(name: str, description: str, measure: Callable[[int, bool], list[Row]],
     parser.add_argument("--rounds", type=int, default=rounds, help="measured rounds (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="tiny sizes that only show that it works")
     parser.add_argument("--output", type=Path, help="JSON file (default: benchmarks/results/; none with --quick)")
+    parser.add_argument(
+        "--threads", type=int, help="of each process (default: what torch takes); 1 if others work here"
+    )
     asked = parser.parse_args()
+    if asked.threads:
+        os.environ["OMP_NUM_THREADS"] = str(asked.threads)  # before torch is imported, here and in each process
     load = os.getloadavg()[0]
     rows = measure(asked.rounds, asked.quick)
     print_table(description.strip().splitlines()[0], rows)
