@@ -61,7 +61,7 @@ def check_equal(published: list[Any], ours: list[Any], tolerance: float) -> Row:
     """
     import torch
 
-    pairs = [(a.float(), b.float()) for a, b in zip(published, ours, strict=True)]
+    pairs = [(a.double(), b.double()) for a, b in zip(published, ours, strict=True)]
     # torch's max, unlike Python's, does not lose a NaN
     difference = torch.stack([(a - b).abs().max() for a, b in pairs]).max().item()
     scale = torch.stack([a.abs().max() for a, _ in pairs]).max().item()

@@ -54,27 +54,37 @@ def peak(backbone: str, side: int, way: str) -> list[Row]:
 
 
 def compare(backbone: str, side: int, rounds: int) -> list[Row]:
-    """Time the step against the published one, and without against with checkpointing; gradients must be equal."""
+    """Time the step against the published one, and without against with checkpointing; gradients must be equal.
+
+    In float32 rounding is magnified on the way back through the blocks, to 1e-3 of the largest gradient, so equality
+    is asserted in float64, on a small image.
+    """
+    exact = build_steps(backbone, min(side, 96), "float64")
+    gradients = {way: step() for way, (step, _) in exact.items()}
+    equalities = [check_equal(gradients[WAYS[0]], gradients[way], 1e-9) for way in WAYS[1:]]
+    del exact, gradients
     steps = {way: step for way, (step, _) in build_steps(backbone, side).items()}
     rows = []
-    for first, second, tolerance in [(WAYS[0], WAYS[1], 1e-4), (WAYS[1], WAYS[2], 1e-6)]:
-        equality = check_equal(steps[first](), steps[second](), tolerance)
+    for first, second, equality in zip(WAYS, WAYS[1:], equalities, strict=False):
         times = alternate(steps[first], steps[second], rounds)
         times["first_ms"], times["second_ms"] = times.pop("published_ms"), times.pop("ours_ms")
         rows.append({"what": f"step time, {first} / {second}", "case": f"{backbone} {side}", **times, **equality})
     return rows
 
 
-def build_steps(backbone: str, side: int) -> dict[str, tuple[Callable[[], list[Tensor]], nn.Module]]:
+def build_steps(
+    backbone: str, side: int, precision: str = "float32"
+) -> dict[str, tuple[Callable[[], list[Tensor]], nn.Module]]:
     """Build the forward and backward pass of each way, over one network; each returns the gradients."""
     import torch
 
     from benchmarks.published import build_pair
     from monai_ext.losses import StructureLoss
 
-    published, network = (n.train() for n in build_pair(backbone))
-    image, loss = torch.rand(1, 3, side, side), StructureLoss()
-    target = (image[:, :1] > 0.5).float()
+    dtype = getattr(torch, precision)
+    published, network = (n.train().to(dtype) for n in build_pair(backbone))
+    image, loss = torch.rand(1, 3, side, side, dtype=dtype), StructureLoss()
+    target = (image[:, :1] > 0.5).to(dtype)
 
     def step(forward: nn.Module, use_checkpoint: bool) -> list[Tensor]:
         network.encoder.use_checkpoint = use_checkpoint  # type: ignore[union-attr]
