@@ -76,6 +76,7 @@ def fresh_process(function: str, arguments: dict[str, Any], allocator: str = "de
         RuntimeError: it failed; the message ends with what it printed.
     """
     environment = {k: v for k, v in os.environ.items() if k not in PINNED} | ALLOCATORS[allocator]
+    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning makes all slow where another program works
     words = [sys.executable, "-W", "ignore", "-m", "benchmarks.harness", function, json.dumps(arguments)]
     done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True)
     if done.returncode:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""StructureLoss forward and backward: its 31 x 31 mean as one square pooling (published) or two lines (ours)."""
+"""StructureLoss forward and backward: its 31 x 31 mean as one square pooling (published) or by running sums (ours)."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def compare(batch: int, side: int, rounds: int) -> list[Row]:
         (gradient,) = torch.autograd.grad(value, logits)
         return [value.detach(), gradient * logits.numel()]  # of one order, so that both are compared
 
-    square, lines = SquarePooling(), StructureLoss()
-    equality = check_equal(step(square), step(lines), 1e-5)
-    times = alternate(lambda: step(square), lambda: step(lines), rounds)
+    square, sums = SquarePooling(), StructureLoss()
+    equality = check_equal(step(square), step(sums), 1e-5)
+    times = alternate(lambda: step(square), lambda: step(sums), rounds)
     return [{"loss": f"batch {batch}, {side} x {side}", **times, **equality}]
 
 
