@@ -29,7 +29,8 @@ class PublishedForward(nn.Module):
     def __init__(self, network: SAM2UNet, backbone: str) -> None:
         super().__init__()
         self.network = network
-        self.trunk = build_sam2_trunk(backbone)
+        # loading by assignment takes over whether weights train, too: ours are frozen
+        self.trunk = build_sam2_trunk(backbone).requires_grad_(False)
         weights = {n.replace(".block.", "."): w for n, w in network.encoder.state_dict(keep_vars=True).items()}
         self.trunk.load_state_dict({n: w for n, w in weights.items() if "prompt_learn" not in n}, assign=True)
 

@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 import torch
+from sam2_unet.network import SAM2UNet
 
 from benchmarks import harness
 from benchmarks.__main__ import NAMES
+from benchmarks.published import build_pair
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +70,13 @@ def test_a_failure_in_a_fresh_process_is_told() -> None:
 def test_different_results_are_refused(difference: float) -> None:
     with pytest.raises(AssertionError, match="differs by"):
         harness.check_equal([torch.ones(3)] * 2, [torch.ones(3), torch.ones(3) + difference], 1e-5)
+
+
+def test_the_published_network_shares_weights_and_leaves_them_frozen() -> None:
+    published, network = build_pair("nano")
+    alone = {name for name, weight in SAM2UNet(backbone="nano").named_parameters() if weight.requires_grad}
+    assert {name for name, weight in network.named_parameters() if weight.requires_grad} == alone
+    assert len(list(published.parameters())) == len(list(network.parameters()))
 
 
 def test_rounds_alternate() -> None:
