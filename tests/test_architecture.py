@@ -133,3 +133,21 @@ def test_importing_a_command_loads_nothing_heavy() -> None:
     heavy = {"torch", "monai", "numpy", "nibabel", "matplotlib", "ignite", "PIL", "scipy"}
     for path in (ROOT / "monai_ext" / "commands").glob("*.py"):
         assert {n.split(".")[0] for n in imports(path, True)} & heavy == set(), path
+
+
+ALL_CODE = sorted([*PACKAGE, *BUNDLE_FILES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")])
+
+
+def test_text_is_read_and_written_in_a_named_encoding() -> None:
+    """A library (or a bare machine) may set the C locale, and text without a named encoding is then ASCII.
+
+    Ruff's rule knows `open` and literal paths only; this one finds `(folder / "x").read_text()` too.
+    """
+    unnamed = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in ALL_CODE
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+        if node.func.attr in {"read_text", "write_text"} and "encoding" not in {k.arg for k in node.keywords}
+    ]
+    assert unnamed == []

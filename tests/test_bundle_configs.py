@@ -175,7 +175,7 @@ def test_no_entry_stands_twice(config: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_an_entry_that_stands_twice_would_be_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MONAI_FAIL_ON_DUPLICATE_CONFIG", "1")
-    (tmp_path / "twice.json").write_text('{"seed": 0, "seed": 1}')
+    (tmp_path / "twice.json").write_text('{"seed": 0, "seed": 1}', encoding="utf-8")
     with pytest.raises(ValueError, match="seed"):
         ConfigParser.load_config_file(tmp_path / "twice.json")
 

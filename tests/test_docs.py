@@ -42,7 +42,7 @@ def test_tox_environments_of_the_documents_exist() -> None:
 
 
 def test_the_ci_runs_what_the_readme_says() -> None:
-    words = (ROOT / ".ci" / "run").read_text()
+    words = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert "python3 -m venv .venv && .venv/bin/pip install tox && .venv/bin/tox\n" in readme
     assert "python3 -m venv .venv" in words

@@ -37,7 +37,7 @@ def test_quick(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     module, output = importlib.import_module(f"benchmarks.{name}"), tmp_path / "result.json"
     monkeypatch.setattr(sys, "argv", [name, "--quick", "--rounds", "1", "--output", str(output)])
     harness.main(name, module.__doc__, module.measure, rounds=1)
-    record = json.loads(output.read_text())
+    record = json.loads(output.read_text(encoding="utf-8"))
     assert record["rows"]
     assert record["torch"] == torch.__version__
     assert next(iter(record["rows"][0].values())) in capsys.readouterr().out

@@ -27,7 +27,7 @@ def table_of_knobs(card: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", BUNDLES)
 def test_the_knobs_table_is_the_config(name: str) -> None:
-    config = json.loads((ROOT / "bundles" / name / "configs" / "train.json").read_text())
+    config = json.loads((ROOT / "bundles" / name / "configs" / "train.json").read_text(encoding="utf-8"))
     knobs = {key: value for key, value in config.items() if key not in NOT_KNOBS}
     table = table_of_knobs(ROOT / "bundles" / name / "docs" / "README.md")
     assert {key: json.loads(value) for key, value in table.items()} == knobs

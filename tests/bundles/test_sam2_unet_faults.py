@@ -38,7 +38,7 @@ def change(path: Path, edit: Callable[[np.ndarray], np.ndarray], shift: float = 
 
 
 def first(data: Path, key: str) -> Path:
-    return data / json.loads((data / "datalist.json").read_text())["training"][0][key]
+    return data / json.loads((data / "datalist.json").read_text(encoding="utf-8"))["training"][0][key]
 
 
 def with_nan(voxels: np.ndarray) -> np.ndarray:
@@ -61,7 +61,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "class that does not exist": (lambda d: change(first(d, "label"), lambda v: v + 9), "num_classes"),
     "other shape": (lambda d: change(first(d, "label"), lambda v: v[:-1]), "grid"),
     "other place": (lambda d: change(first(d, "label"), lambda v: v, shift=9.0), "9 mm"),
-    "data list that is no JSON": (lambda d: (d / "datalist.json").write_text("{"), "datalist.json"),
+    "data list that is no JSON": (lambda d: (d / "datalist.json").write_text("{", encoding="utf-8"), "datalist.json"),
 }
 
 
@@ -95,13 +95,13 @@ def test_the_program_prints_one_line_and_fails(brain: Path, tmp_path: Path) -> N
 def test_labels_without_any_object_are_legal(brain: Path, tmp_path: Path) -> None:
     data = copy_of(brain, tmp_path / "brain")
     for section in ("training", "validation", "test"):
-        for item in json.loads((data / "datalist.json").read_text())[section]:
+        for item in json.loads((data / "datalist.json").read_text(encoding="utf-8"))[section]:
             change(data / item["label"], np.zeros_like)
     run(NAME, "training", ("train.json",), tmp_path, data)
     run(NAME, "evaluating", ("train.json", "evaluate.json"), tmp_path, data)
     state = torch.load(tmp_path / "models" / "model.pt", weights_only=True)
     assert all(w.isfinite().all() for w in state.values())
-    assert json.loads((tmp_path / "eval" / "history.json").read_text())["epochs"][0]["train_loss"] < 100
+    assert json.loads((tmp_path / "eval" / "history.json").read_text(encoding="utf-8"))["epochs"][0]["train_loss"] < 100
 
 
 def refusal(tmp_path: Path, data: Path, **knobs: Any) -> str:
@@ -137,7 +137,7 @@ def final_weights(folder: Path) -> dict[str, torch.Tensor]:
 def wait_for_epoch(folder: Path, process: subprocess.Popen[bytes], epoch: int) -> None:
     history, deadline = folder / "eval" / "history.json", time.monotonic() + 200
     while time.monotonic() < deadline:
-        if history.is_file() and len(json.loads(history.read_text())["epochs"]) >= epoch:
+        if history.is_file() and len(json.loads(history.read_text(encoding="utf-8"))["epochs"]) >= epoch:
             return
         assert process.poll() is None, "the run ended before it could be killed"
         time.sleep(0.02)
@@ -156,11 +156,11 @@ def test_a_killed_run_goes_on_to_the_same_weights_bit_for_bit(brain: Path, tmp_p
     wait_for_epoch(killed, process, 2)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    assert len(json.loads((killed / "eval" / "history.json").read_text())["epochs"]) < 5
+    assert len(json.loads((killed / "eval" / "history.json").read_text(encoding="utf-8"))["epochs"]) < 5
     run(NAME, "training", ("train.json",), killed, brain, **knobs, resume=True)
     expected, resumed = final_weights(whole), final_weights(killed)
     assert all(torch.equal(expected[n], resumed[n]) for n in expected)
-    epochs = [json.loads((f / "eval" / "history.json").read_text())["epochs"] for f in (whole, killed)]
+    epochs = [json.loads((f / "eval" / "history.json").read_text(encoding="utf-8"))["epochs"] for f in (whole, killed)]
     losses = [[(e["epoch"], e["train_loss"], e["val_mean_dice"]) for e in history] for history in epochs]
     assert losses[0] == losses[1]
 
@@ -185,7 +185,7 @@ def test_two_processes_train_and_evaluate_as_one(brain: Path, tmp_path: Path) ->
     files = ("train.json", "multi_gpu_train.json")
     trained = torchrun(command(NAME, "training", files, tmp_path, brain), tmp_path)
     assert trained.returncode == 0, trained.stderr[-2000:]
-    record = json.loads((tmp_path / "eval" / "run.json").read_text())
+    record = json.loads((tmp_path / "eval" / "run.json").read_text(encoding="utf-8"))
     assert record["hardware"]["processes"] == 2
     metrics = [line.split("mean_dice: ")[1] for line in trained.stdout.splitlines() if "new best metric" in line]
     assert len(metrics) == 2
@@ -195,21 +195,21 @@ def test_two_processes_train_and_evaluate_as_one(brain: Path, tmp_path: Path) ->
     data = two_test_cases(brain, tmp_path / "data")
     scored = torchrun(command(NAME, "evaluating", files, tmp_path, data), tmp_path)
     assert scored.returncode == 0, scored.stderr[-2000:]
-    together = json.loads((tmp_path / "eval" / "summary.json").read_text())
+    together = json.loads((tmp_path / "eval" / "summary.json").read_text(encoding="utf-8"))
     run(NAME, "evaluating", files[:2], tmp_path, data)
-    alone = json.loads((tmp_path / "eval" / "summary.json").read_text())
+    alone = json.loads((tmp_path / "eval" / "summary.json").read_text(encoding="utf-8"))
     assert together["cases"] == 2
     assert together["mean_foreground"] == alone["mean_foreground"]
 
 
 def two_test_cases(brain: Path, folder: Path) -> Path:
     folder.mkdir()
-    listed = json.loads((brain / "datalist.json").read_text())
+    listed = json.loads((brain / "datalist.json").read_text(encoding="utf-8"))
     for section in ("training", "validation", "test"):
         for item in listed[section]:
             item["image"], item["label"] = str(brain / item["image"]), str(brain / item["label"])
     listed["test"] += [{**listed["validation"][0], "subject": "other"}]
-    (folder / "datalist.json").write_text(json.dumps(listed))
+    (folder / "datalist.json").write_text(json.dumps(listed), encoding="utf-8")
     return folder
 
 

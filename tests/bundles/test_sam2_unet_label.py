@@ -34,7 +34,7 @@ class Datastore:
         self.data = data
 
     def datalist(self) -> list[dict[str, Any]]:
-        listed = json.loads((self.data / "datalist.json").read_text())
+        listed = json.loads((self.data / "datalist.json").read_text(encoding="utf-8"))
         items = [item for section in ("training", "validation", "test") for item in listed[section]]
         return [{"image": str(self.data / i["image"]), "label": str(self.data / i["label"]), "id": 1} for i in items]
 
@@ -46,12 +46,12 @@ def served(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     shutil.copytree(bundle(NAME), folder, ignore=shutil.ignore_patterns("__pycache__", "eval", "models"))
     for name in ("train", "inference"):
         path = folder / "configs" / f"{name}.json"
-        config = json.loads(path.read_text())
+        config = json.loads(path.read_text(encoding="utf-8"))
         knobs = {knob: value for knob, value in TINY.items() if knob in config and knob != "device"}
-        path.write_text(json.dumps({**config, **knobs}))
-    metadata = json.loads((folder / "configs" / "metadata.json").read_text())
+        path.write_text(json.dumps({**config, **knobs}), encoding="utf-8")
+    metadata = json.loads((folder / "configs" / "metadata.json").read_text(encoding="utf-8"))
     metadata["network_data_format"]["outputs"]["pred"]["channel_def"] = CLASSES
-    (folder / "configs" / "metadata.json").write_text(json.dumps(metadata))
+    (folder / "configs" / "metadata.json").write_text(json.dumps(metadata), encoding="utf-8")
     (folder / "models").mkdir()
     shutil.copy(trained / "models" / "model.pt", folder / "models")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # where a server's results lie until they are sent
@@ -123,7 +123,7 @@ def test_training_goes_on_from_the_model_and_keeps_it(run_id: str, served: Path,
     assert all(torch.equal(after[n], before[n]) for n in frozen)
     assert not torch.equal(after["head.weight"], before["head.weight"])
     assert sorted(p.name for p in (served / "models").glob("*.pt")) == ["model.pt", "model_backup_1.pt"]
-    epochs = json.loads((served / "eval" / "history.json").read_text())["epochs"]
+    epochs = json.loads((served / "eval" / "history.json").read_text(encoding="utf-8"))["epochs"]
     assert len(epochs) == 1
     assert "val_mean_dice" in epochs[0]
     assert not list((served / "eval").glob("history_backup*"))  # trained once, not twice
@@ -132,5 +132,5 @@ def test_training_goes_on_from_the_model_and_keeps_it(run_id: str, served: Path,
 def test_all_labelled_scans_may_be_used_for_training(served: Path, brain: Path) -> None:
     settings = {"max_epochs": 1, "val_split": 0, "pretrained": True}
     train.BundleTrainTask(str(served), {})({"model": NAME, "device": "cpu", **settings}, Datastore(brain))
-    assert json.loads((served / "eval" / "run.json").read_text())["status"] == "finished"
+    assert json.loads((served / "eval" / "run.json").read_text(encoding="utf-8"))["status"] == "finished"
     assert (served / "models" / "model_backup_1.pt").is_file()

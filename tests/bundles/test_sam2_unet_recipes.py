@@ -219,7 +219,7 @@ def volumes(folder: Path, modalities: int, values: tuple[int, ...]) -> Path:
         nib.save(nib.Nifti1Image(label, np.diag([-1.0, 1, 2, 1])), folder / f"{section}_label.nii.gz")
         image = paths if modalities > 1 else paths[0]
         listed[section] = [{"image": image, "label": f"{section}_label.nii.gz", "subject": section}]
-    (folder / "datalist.json").write_text(json.dumps(listed))
+    (folder / "datalist.json").write_text(json.dumps(listed), encoding="utf-8")
     return folder
 
 
@@ -302,7 +302,7 @@ def test_the_guides_code_scores_the_regions_of_a_tumour(tmp_path: Path, capsys: 
         nib.save(nib.Nifti1Image(np.array(values, np.uint8).reshape(1, 2, 3), np.eye(4)), f"{name}.nii.gz")
     (tmp_path / "runs" / "brats").mkdir(parents=True)
     lines = "case,prediction,label,class\na,found.nii.gz,true.nii.gz,1\na,found.nii.gz,true.nii.gz,2\n"
-    (tmp_path / "runs" / "brats" / "cases.csv").write_text(lines)
+    (tmp_path / "runs" / "brats" / "cases.csv").write_text(lines, encoding="utf-8")
     exec(snippets()[1], {})
     assert capsys.readouterr().out.splitlines() == [
         "whole tumour: Dice 0.7500, IoU 0.6000, 1 subjects",

@@ -20,7 +20,7 @@ NAME = "sam2_unet"
 
 
 def read_json(path: Path) -> Any:
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def test_training_leaves_weights_a_record_and_a_history(trained: Path) -> None:
@@ -38,7 +38,7 @@ def test_training_leaves_weights_a_record_and_a_history(trained: Path) -> None:
 
 
 def test_evaluation_scores_every_case_and_class_with_intervals(trained: Path) -> None:
-    with open(trained / "eval" / "cases.csv") as file:
+    with open(trained / "eval" / "cases.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert {r["class"] for r in rows} == {"1", "2", "3"}
     assert all(0 <= float(r["dice"]) <= 1 and 0 <= float(r["nsd"]) <= 1 and float(r["hd95_mm"]) >= 0 for r in rows)
@@ -50,7 +50,7 @@ def test_evaluation_scores_every_case_and_class_with_intervals(trained: Path) ->
 
 
 def test_a_saved_prediction_scores_what_the_table_says(trained: Path) -> None:
-    with open(trained / "eval" / "cases.csv") as file:
+    with open(trained / "eval" / "cases.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     for row in rows:
         predicted, truth = nib.load(row["prediction"]), nib.load(row["label"])
@@ -139,7 +139,7 @@ def derived_data(brain: Path, folder: Path, modalities: int, classes: int) -> Pa
             path = folder / f"{section}_{number}.nii.gz"
             nib.save(nib.Nifti1Image(kept, label.affine), path)
             item["label"], item["image"] = str(path), [str(brain / item["image"])] * modalities
-    (folder / "datalist.json").write_text(json.dumps(listed))
+    (folder / "datalist.json").write_text(json.dumps(listed), encoding="utf-8")
     return folder
 
 

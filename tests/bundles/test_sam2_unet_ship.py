@@ -60,11 +60,15 @@ def options(**values: Any) -> list[str]:
     return [word for name, value in values.items() for word in (f"--{name}", str(value))]
 
 
+def metadata() -> dict:
+    return json.loads(Path(METADATA).read_text(encoding="utf-8"))
+
+
 def schema_in(folder: Path) -> Path:
     """MONAI's metadata schema: from where it is published if that answers, else from a copy nearby."""
     path = folder / "schema.json"
     try:
-        with urllib.request.urlopen(json.loads(Path(METADATA).read_text())["schema"], timeout=2) as answer:
+        with urllib.request.urlopen(metadata()["schema"], timeout=2) as answer:
             path.write_bytes(answer.read())
     except OSError:
         copies = [ROOT.parent / "shared" / "data" / "meta_schema_20240725.json"]
@@ -79,8 +83,8 @@ def schema_in(folder: Path) -> Path:
 def test_verify_metadata_passes_and_would_fail(tmp_path: Path) -> None:
     schema = schema_in(tmp_path)
     type_command("verify_metadata", *options(meta_file=METADATA, filepath=schema))
-    wrong = {name: value for name, value in json.loads(Path(METADATA).read_text()).items() if name != "authors"}
-    (tmp_path / "wrong.json").write_text(json.dumps(wrong))
+    wrong = {name: value for name, value in metadata().items() if name != "authors"}
+    (tmp_path / "wrong.json").write_text(json.dumps(wrong), encoding="utf-8")
     with pytest.raises(ValueError, match="authors"):
         type_command("verify_metadata", *options(meta_file=tmp_path / "wrong.json", filepath=schema))
 
@@ -157,7 +161,7 @@ def test_scripting_is_refused_so_export_says_trace(trained: Path, tmp_path: Path
 def test_our_own_export_writes_both_with_a_parity_record(trained: Path, brain: Path, tmp_path: Path) -> None:
     words = options(ckpt=trained / "models" / "model.pt", image=brain / "brain" / "image.nii.gz", output_dir=tmp_path)
     assert main(["export", str(bundle(NAME)), *words, "--image_size", "32"]) == 0
-    record = json.loads((tmp_path / "parity.json").read_text())
+    record = json.loads((tmp_path / "parity.json").read_text(encoding="utf-8"))
     assert record["torchscript"]["passed"]
     assert record["onnx"]["passed"]
     assert (record["torchscript"]["dice"], record["onnx"]["dice"]) == (1.0, 1.0)
@@ -198,7 +202,7 @@ def test_no_property_that_monai_asks_for_is_missing(
     workflow.initialize()
     assert workflow.check_properties() == []
     assert len(workflow.dataset) if kind == "inference" else len(workflow.train_dataset)
-    assert workflow.version == json.loads(Path(METADATA).read_text())["version"]
+    assert workflow.version == metadata()["version"]
 
 
 def test_training_starts_from_converted_weights_of_sam2(brain: Path, tmp_path: Path) -> None:
@@ -218,9 +222,11 @@ def test_two_bundles_in_one_process_keep_apart(copy: Path, tmp_path: Path, monke
     for part in ("configs", "other_method"):
         (other / part).mkdir(parents=True)
     code = "from torch.nn import Conv2d\n\n\nclass SAM2UNet(Conv2d):\n    pass\n"
-    (other / "other_method" / "network.py").write_text(code)
+    (other / "other_method" / "network.py").write_text(code, encoding="utf-8")
     network = {"_target_": "other_method.network.SAM2UNet", "in_channels": 1, "out_channels": 2, "kernel_size": 1}
-    (other / "configs" / "inference.json").write_text(json.dumps({"bundle_root": ".", "network_def": network}))
+    (other / "configs" / "inference.json").write_text(
+        json.dumps({"bundle_root": ".", "network_def": network}), encoding="utf-8"
+    )
     monkeypatch.setattr(sys, "path", [*sys.path])  # each run puts its bundle's folder there
     built = []
     for folder, knobs in [(other, {}), (copy, ARGUMENTS)] * 2:  # the one after the other, and again
@@ -281,12 +287,12 @@ def test_a_downloaded_release_runs_its_own_network_with_the_wheel_of_the_package
 ) -> None:
     alone = tmp_path / "alone"
     shutil.copytree(wheel_folder, alone, ignore=shutil.ignore_patterns(NAME))
-    (alone / "sitecustomize.py").write_text(ONLY_THE_WHEEL)
+    (alone / "sitecustomize.py").write_text(ONLY_THE_WHEEL, encoding="utf-8")
     assert main(["pack", str(copy), "--output_dir", "dist"]) == 0
     release = next(Path("dist").glob("*.zip")).resolve().as_uri()
     type_command("download", *options(name=NAME, url=release, bundle_dir=tmp_path / "empty"))
     folder = tmp_path / "empty" / NAME
-    with open(folder / NAME / "network.py", "a") as file:
+    with open(folder / NAME / "network.py", "a", encoding="utf-8") as file:
         file.write(EDITED)  # as a researcher may
 
     image = brain / "brain" / "image.nii.gz"

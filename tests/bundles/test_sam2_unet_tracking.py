@@ -33,7 +33,7 @@ def tracked(brain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def epochs(tracked: Path) -> list[dict[str, Any]]:
-    return json.loads((tracked / "history.json").read_text())["epochs"]
+    return json.loads((tracked / "history.json").read_text(encoding="utf-8"))["epochs"]
 
 
 def test_tensorboard_shows_loss_metric_and_pictures(tracked: Path, epochs: list[dict[str, Any]]) -> None:

@@ -86,17 +86,17 @@ def toy(tmp_path: Path) -> Path:
     bundle = tmp_path / "bundles" / "toy"
     for name in ("configs", "toy", "models", "eval", "toy/__pycache__", "docs"):
         (bundle / name).mkdir(parents=True)
-    (bundle / "LICENSE").write_text("Apache-2.0\n")
-    (bundle / "docs" / "README.md").write_text("# Toy\n")
-    (bundle / ".hidden").write_text("not released")
-    (bundle / "eval" / "run.json").write_text("{}")
-    (bundle / "toy" / "__init__.py").write_text("")
-    (bundle / "toy" / "network.py").write_text(NETWORK)
+    (bundle / "LICENSE").write_text("Apache-2.0\n", encoding="utf-8")
+    (bundle / "docs" / "README.md").write_text("# Toy\n", encoding="utf-8")
+    (bundle / ".hidden").write_text("not released", encoding="utf-8")
+    (bundle / "eval" / "run.json").write_text("{}", encoding="utf-8")
+    (bundle / "toy" / "__init__.py").write_text("", encoding="utf-8")
+    (bundle / "toy" / "network.py").write_text(NETWORK, encoding="utf-8")
     (bundle / "toy" / "__pycache__" / "network.pyc").write_bytes(b"\0")
-    (bundle / "configs" / "metadata.json").write_text(json.dumps(METADATA))
-    (bundle / "configs" / "inference.json").write_text(json.dumps(INFERENCE))
+    (bundle / "configs" / "metadata.json").write_text(json.dumps(METADATA), encoding="utf-8")
+    (bundle / "configs" / "inference.json").write_text(json.dumps(INFERENCE), encoding="utf-8")
     (bundle / "large_files.yml").write_text(
-        "large_files:\n  - path: models/fetched.pt\n    url: https://example.org/fetched.pt\n"
+        "large_files:\n  - path: models/fetched.pt\n    url: https://example.org/fetched.pt\n", encoding="utf-8"
     )
     namespace: dict = {}
     exec(NETWORK, namespace)

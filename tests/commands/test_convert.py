@@ -25,7 +25,7 @@ def bundle(tmp_path: Path) -> Path:
     for name in ("configs/inference.json", "configs/metadata.json", "large_files.yml"):
         target = tmp_path / "sam2_unet" / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text((source / name).read_text())
+        target.write_text((source / name).read_text(encoding="utf-8"), encoding="utf-8")
     return tmp_path / "sam2_unet"
 
 
@@ -41,7 +41,7 @@ def test_sam2_becomes_a_trunk_file(bundle: Path, tmp_path: Path, capsys: pytest.
     assert f"{count} keys matched, 0 missing, 0 unexpected, 0 of another shape; 4 left out on purpose" in shown
     trunk = bundle / "models" / "pretrained" / "trunk.pt"
     assert len(torch.load(trunk, weights_only=True)) == count
-    record = json.loads((bundle / "models" / "pretrained" / "trunk.pt.json").read_text())
+    record = json.loads((bundle / "models" / "pretrained" / "trunk.pt.json").read_text(encoding="utf-8"))
     assert record["source"] == "sam2.1.pt"
     assert record["source_sha256"] == sha256_of(tmp_path / "sam2.1.pt")
     assert record["sha256"] == sha256_of(trunk)
@@ -64,11 +64,11 @@ def test_published_weights_become_a_whole_model_in_safetensors(bundle: Path, tmp
 def test_an_existing_output_is_kept_unless_told(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     torch.save(as_sam2(nano()), tmp_path / "sam2.pt")
     (bundle / "models" / "pretrained").mkdir(parents=True)
-    (bundle / "models" / "pretrained" / "trunk.pt").write_text("precious")
+    (bundle / "models" / "pretrained" / "trunk.pt").write_text("precious", encoding="utf-8")
     words = ["convert", str(bundle), "--source", str(tmp_path / "sam2.pt")]
     assert main(words) == 1
     assert "trunk.pt: exists" in capsys.readouterr().err
-    assert (bundle / "models" / "pretrained" / "trunk.pt").read_text() == "precious"
+    assert (bundle / "models" / "pretrained" / "trunk.pt").read_text(encoding="utf-8") == "precious"
     assert main([*words, "--overwrite"]) == 0
     read_state(bundle / "models" / "pretrained" / "trunk.pt")
 
@@ -100,8 +100,8 @@ def test_a_bundle_without_published_weights_says_so(toy: Path, capsys: pytest.Ca
 def test_monai_can_read_the_list_of_large_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from monai.bundle import scripts
 
-    text = (find_bundle("sam2_unet") / "large_files.yml").read_text()
-    (tmp_path / "large_files.yml").write_text(text)
+    text = (find_bundle("sam2_unet") / "large_files.yml").read_text(encoding="utf-8")
+    (tmp_path / "large_files.yml").write_text(text, encoding="utf-8")
     asked: list[dict] = []
     monkeypatch.setattr(scripts, "download_url", lambda **entry: asked.append(entry))
     scripts.download_large_files(str(tmp_path))

@@ -29,9 +29,9 @@ def test_the_demo_leaves_everything_it_promises(tmp_path: Path) -> None:
     source = nib.load(out / "data" / "brain" / "image.nii.gz")
     assert prediction.shape == source.shape
     assert (prediction.affine == source.affine).all()
-    parity = json.loads((out / "sam2_unet" / "models" / "parity.json").read_text())
+    parity = json.loads((out / "sam2_unet" / "models" / "parity.json").read_text(encoding="utf-8"))
     assert max(parity[kind]["max_abs_difference"] for kind in ("torchscript", "onnx")) < 1e-4
-    assert "<html" in (out / "report.html").read_text()
+    assert "<html" in (out / "report.html").read_text(encoding="utf-8")
     assert "Dice white matter" in result.stdout
 
 

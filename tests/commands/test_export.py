@@ -51,7 +51,7 @@ def test_export_writes_both_files_and_their_parity(
     toy: Path, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     assert main(["export", str(toy), "--image", str(picture)]) == 0
-    record = json.loads((toy / "models" / "parity.json").read_text())
+    record = json.loads((toy / "models" / "parity.json").read_text(encoding="utf-8"))
     assert record["image"].startswith("picture.png (1x1x")
     assert record["bundle"] == "toy 0.1.0"
     for kind in ("torchscript", "onnx"):
@@ -101,7 +101,7 @@ def test_a_difference_is_a_failure_that_keeps_the_files(
         main(["export", str(toy), "--image", str(picture)])
     assert stop.value.code == 1
     assert "model.ts    FAILED" in capsys.readouterr().out
-    record = json.loads((toy / "models" / "parity.json").read_text())
+    record = json.loads((toy / "models" / "parity.json").read_text(encoding="utf-8"))
     assert not record["torchscript"]["passed"]
     assert record["onnx"]["passed"]
     assert (toy / "models" / "model.ts").is_file()
@@ -165,7 +165,7 @@ def test_weights_beyond_the_limit_of_one_file_lie_beside_it(
 
 
 def test_knobs_and_an_override_change_the_network(toy: Path) -> None:
-    (toy / "configs" / "demo.json").write_text('{"image_size": 8}')
+    (toy / "configs" / "demo.json").write_text('{"image_size": 8}', encoding="utf-8")
     assert load_network(read_inference(toy, override="demo.json"), toy / "models" / "model.pt").image_size == 8
     parser = read_inference(toy, {"image_size": 4}, {"image_size": 12}, "demo.json")
     assert load_network(parser, toy / "models" / "model.pt").image_size == 12
@@ -186,7 +186,7 @@ def test_sam2_unet_with_lora_exports_on_a_volume(tmp_path: Path) -> None:
     nibabel.save(nibabel.Nifti1Image(volume, np.diag([2.0, 2.0, 3.0, 1.0])), tmp_path / "volume.nii.gz")
     words = ["--ckpt", str(tmp_path / "lora.pt"), "--image", str(tmp_path / "volume.nii.gz"), "--image_size", "64"]
     assert main(["export", str(find_bundle("sam2_unet")), "--output_dir", str(tmp_path / "out"), *words]) == 0
-    record = json.loads((tmp_path / "out" / "parity.json").read_text())
+    record = json.loads((tmp_path / "out" / "parity.json").read_text(encoding="utf-8"))
     for kind in ("torchscript", "onnx"):
         assert record[kind]["passed"]
         assert record[kind]["free_axes"] == ["batch", "height", "width"]

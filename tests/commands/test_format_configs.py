@@ -20,7 +20,7 @@ def test_formatting_keeps_the_content_and_is_stable() -> None:
 
 def test_a_file_is_rewritten_once(tmp_path: Path) -> None:
     file = tmp_path / "a.json"
-    file.write_text('{"keys":["image","label"]}')
+    file.write_text('{"keys":["image","label"]}', encoding="utf-8")
     assert format_files([str(file)]) == 1
     assert format_files([str(file)]) == 0
 
@@ -28,5 +28,9 @@ def test_a_file_is_rewritten_once(tmp_path: Path) -> None:
 def test_the_projects_configs_are_formatted() -> None:
     files = sorted(ROOT.glob("bundles/*/configs/*.json"))
     assert files
-    wrong = [f.name for f in files if f.read_text() != format_config(json.loads(f.read_text())) + "\n"]
+    wrong = [
+        f.name
+        for f in files
+        if f.read_text(encoding="utf-8") != format_config(json.loads(f.read_text(encoding="utf-8"))) + "\n"
+    ]
     assert wrong == []

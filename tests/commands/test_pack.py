@@ -30,8 +30,10 @@ ALWAYS = {
 
 def change_metadata(bundle: Path, **entries: object) -> None:
     path = bundle / "configs" / "metadata.json"
-    metadata = {**json.loads(path.read_text()), **entries}
-    path.write_text(json.dumps({name: value for name, value in metadata.items() if value is not None}))
+    metadata = {**json.loads(path.read_text(encoding="utf-8")), **entries}
+    path.write_text(
+        json.dumps({name: value for name, value in metadata.items() if value is not None}), encoding="utf-8"
+    )
 
 
 def test_packed_twice_gives_the_same_bytes(toy: Path, tmp_path: Path) -> None:
@@ -61,12 +63,14 @@ def test_the_zip_holds_what_is_released_and_nothing_else(toy: Path, tmp_path: Pa
 
 
 def test_hashes_beside_the_zip_are_right(toy: Path, tmp_path: Path) -> None:
-    (tmp_path / "model_info.json").write_text('{"other_v0.1.0": {"checksum": "0", "source": "https://example.org"}}')
+    (tmp_path / "model_info.json").write_text(
+        '{"other_v0.1.0": {"checksum": "0", "source": "https://example.org"}}', encoding="utf-8"
+    )
     main(["pack", str(toy), "--output_dir", str(tmp_path), "--url", "https://example.org/releases/"])
     content = (tmp_path / "toy_v0.1.0.zip").read_bytes()
-    line = (tmp_path / "toy_v0.1.0.zip.sha256").read_text()
+    line = (tmp_path / "toy_v0.1.0.zip.sha256").read_text(encoding="utf-8")
     assert line == f"{hashlib.sha256(content).hexdigest()}  toy_v0.1.0.zip\n"
-    info = json.loads((tmp_path / "model_info.json").read_text())
+    info = json.loads((tmp_path / "model_info.json").read_text(encoding="utf-8"))
     assert info["toy_v0.1.0"]["checksum"] == hashlib.sha1(content).hexdigest()
     assert info["toy_v0.1.0"]["source"] == "https://example.org/releases/toy_v0.1.0.zip"
     assert "other_v0.1.0" in info
@@ -129,7 +133,7 @@ def test_the_schema_is_kept_where_a_copy_is_here(
     main(["pack", str(toy), "--output_dir", str(tmp_path)])
     assert "schema not checked" in capsys.readouterr().out
     schema = {"type": "object", "properties": {"network_data_format": {"type": "object"}, "task": {"type": "string"}}}
-    (toy / "eval" / "schema.json").write_text(json.dumps(schema))
+    (toy / "eval" / "schema.json").write_text(json.dumps(schema), encoding="utf-8")
     main(["pack", str(toy), "--output_dir", str(tmp_path)])
     assert "valid by" in capsys.readouterr().out
     change_metadata(toy, task=3)

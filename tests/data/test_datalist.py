@@ -63,7 +63,7 @@ def test_the_split_is_fixed_by_seed_and_names_and_disjoint(tmp_path: Path) -> No
 def test_a_subject_is_never_on_both_sides(tmp_path: Path) -> None:
     touch(*[tmp_path / f"{i}.nii.gz" for i in range(12)])
     items = [{"image": f"{i}.nii.gz", "label": f"{i}.nii.gz", "subject": i // 3} for i in range(12)]
-    (tmp_path / "datalist.json").write_text(json.dumps({"training": items}))
+    (tmp_path / "datalist.json").write_text(json.dumps({"training": items}), encoding="utf-8")
     sides = [{item["subject"] for item in load_datalist(tmp_path, part)} for part in ("training", "validation")]
     assert sides[0] | sides[1] == {"0", "1", "2", "3"}
     assert sides[0] & sides[1] == set()
@@ -81,7 +81,7 @@ def test_a_decathlon_list(tmp_path: Path) -> None:
     touch(*[tmp_path / "imagesTr" / f"{i}.nii.gz" for i in range(3)], tmp_path / "imagesTs" / "9.nii.gz")
     items = [{"image": f"./imagesTr/{i}.nii.gz", "label": f"./imagesTr/{i}.nii.gz"} for i in range(3)]
     content = {"name": "x", "training": items, "test": ["./imagesTs/9.nii.gz"]}
-    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    (tmp_path / "dataset.json").write_text(json.dumps(content), encoding="utf-8")
     training = load_datalist(tmp_path / "dataset.json", "training")
     assert Path(training[0]["image"]).is_absolute()
     assert load_datalist(tmp_path, "inference")[0]["image"] == str(tmp_path / "imagesTs" / "9.nii.gz")
@@ -91,7 +91,9 @@ def test_a_decathlon_list(tmp_path: Path) -> None:
 def test_listed_sections_sites_and_modalities_are_kept(tmp_path: Path) -> None:
     touch(*[tmp_path / name for name in ("t1.nii.gz", "t2.nii.gz", "y.nii.gz")])
     item = {"image": ["t1.nii.gz", str(tmp_path / "t2.nii.gz")], "label": "y.nii.gz", "site": "north", "fold": 3}
-    (tmp_path / "datalist.json").write_text(json.dumps({"training": [item], "validation": [{**item, "subject": 7}]}))
+    (tmp_path / "datalist.json").write_text(
+        json.dumps({"training": [item], "validation": [{**item, "subject": 7}]}), encoding="utf-8"
+    )
     (training,) = load_datalist(tmp_path, "training")
     (validation,) = load_datalist(tmp_path, "validation")
     assert training["image"] == [str(tmp_path / "t1.nii.gz"), str(tmp_path / "t2.nii.gz")]
@@ -103,7 +105,7 @@ def test_listed_sections_sites_and_modalities_are_kept(tmp_path: Path) -> None:
 def test_cases_of_equal_file_names_get_names_of_their_own(tmp_path: Path) -> None:
     files = [f"{part}/sub-{i}/t 1.nii.gz" for part in ("x", "y") for i in range(2)]
     touch(*[tmp_path / file for file in files])
-    (tmp_path / "datalist.json").write_text(json.dumps({"training": files, "validation": [files[0]]}))
+    (tmp_path / "datalist.json").write_text(json.dumps({"training": files, "validation": [files[0]]}), encoding="utf-8")
     cases = names(load_datalist(tmp_path, "training")) + names(load_datalist(tmp_path, "validation"))
     assert cases == ["x_sub-0_t_1", "x_sub-1_t_1", "y_sub-0_t_1", "y_sub-1_t_1", "x_sub-0_t_1-2"]
 
@@ -127,7 +129,7 @@ def test_dicom_files_without_suffix_are_known_by_their_mark(tmp_path: Path) -> N
 
 def test_missing_files_are_named(tmp_path: Path) -> None:
     items = [{"image": f"{i}.nii.gz", "label": f"{i}.nii.gz"} for i in range(4)]
-    (tmp_path / "datalist.json").write_text(json.dumps({"training": items, "validation": items}))
+    (tmp_path / "datalist.json").write_text(json.dumps({"training": items, "validation": items}), encoding="utf-8")
     with pytest.raises(InputError, match=r"8 of 8 files are missing: .*0\.nii\.gz.* and 3 more"):
         load_datalist(tmp_path, "training")
 
@@ -140,7 +142,7 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_broken_lists_are_explained(tmp_path: Path, content: str, message: str) -> None:
     touch(tmp_path / "a.png")
-    (tmp_path / "datalist.json").write_text(content)
+    (tmp_path / "datalist.json").write_text(content, encoding="utf-8")
     with pytest.raises(InputError, match=message):
         load_datalist(tmp_path, "training")
 

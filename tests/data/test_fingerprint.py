@@ -65,11 +65,11 @@ def test_another_process_describes_the_same() -> None:
 
 
 def test_a_folder_and_a_second_file_belong_to_the_identity(tmp_path: Path) -> None:
-    (tmp_path / "a.mhd").write_text("header")
-    (tmp_path / "a.raw").write_text("voxels")
-    (tmp_path / "b.raw").write_text("others")
+    (tmp_path / "a.mhd").write_text("header", encoding="utf-8")
+    (tmp_path / "a.raw").write_text("voxels", encoding="utf-8")
+    (tmp_path / "b.raw").write_text("others", encoding="utf-8")
     assert [Path(name).name for name, *_ in file_identity(tmp_path / "a.mhd")] == ["a.mhd", "a.raw"]
     assert [Path(name).name for name, *_ in file_identity(tmp_path)] == ["a.mhd", "a.raw", "b.raw"]
     before = digest(file_identity(tmp_path / "a.mhd"))
-    (tmp_path / "a.raw").write_text("more voxels")
+    (tmp_path / "a.raw").write_text("more voxels", encoding="utf-8")
     assert digest(file_identity(tmp_path / "a.mhd")) != before

@@ -37,7 +37,7 @@ def process(rank: int, folder: str, data: list[dict]) -> None:
         sampler = EpochSampler(dataset, shuffle=False)
         torch.save([dataset[i]["image"] for i in sampler], f"{folder}/{rank}.pt")
     except Exception as error:
-        Path(folder, f"{rank}.txt").write_text(f"{type(error).__name__}: {error}")
+        Path(folder, f"{rank}.txt").write_text(f"{type(error).__name__}: {error}", encoding="utf-8")
     finally:
         dist.destroy_process_group()
 
@@ -67,7 +67,7 @@ def test_each_scan_is_read_by_one_process_and_seen_by_both(data: list[dict], tmp
 def test_an_error_in_one_process_stops_both(data: list[dict], tmp_path: Path) -> None:
     Path(data[1]["image"]).write_bytes(b"")
     two_processes(tmp_path, data)
-    texts = [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)]
+    texts = [(tmp_path / f"{rank}.txt").read_text(encoding="utf-8") for rank in range(2)]
     assert texts[0] == texts[1]
     assert texts[0].startswith("InputError: ")
     assert "1.nii: the file is empty" in texts[0]

@@ -160,8 +160,8 @@ def test_the_licence_holds_the_notice_and_the_source(folder: Path) -> None:
 
 
 def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "thesis.txt").write_text("irreplaceable")
-    (tmp_path / "demo_data.json").write_text('{"status": "finished"}')
+    (tmp_path / "thesis.txt").write_text("irreplaceable", encoding="utf-8")
+    (tmp_path / "demo_data.json").write_text('{"status": "finished"}', encoding="utf-8")
     before = hashes(tmp_path)
     with pytest.raises(InputError, match=r"holds other files; give another --output_dir"):
         write_tiny_dataset(tmp_path)
@@ -170,10 +170,12 @@ def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path: Path) -> 
 
 def test_writing_again_replaces_own_files_only(folder: Path, tmp_path: Path) -> None:
     write_tiny_dataset(tmp_path / "a", size=(32, 32, 24))  # more and other slices
-    (tmp_path / "a" / "notes.txt").write_text("mine")
-    (tmp_path / "a" / "slices" / "images" / ".tmp-0abc_123-axial_001.png").write_text("left by a killed run")
+    (tmp_path / "a" / "notes.txt").write_text("mine", encoding="utf-8")
+    (tmp_path / "a" / "slices" / "images" / ".tmp-0abc_123-axial_001.png").write_text(
+        "left by a killed run", encoding="utf-8"
+    )
     write_tiny_dataset(tmp_path / "a")
-    assert (tmp_path / "a" / "notes.txt").read_text() == "mine"
+    assert (tmp_path / "a" / "notes.txt").read_text(encoding="utf-8") == "mine"
     (tmp_path / "a" / "notes.txt").unlink()
     assert hashes(tmp_path / "a") == hashes(folder)
 
@@ -198,17 +200,19 @@ def test_an_interrupted_run_leaves_whole_files_and_can_be_repeated(
 
 def test_a_file_list_that_leads_outside_is_not_followed(tmp_path: Path) -> None:
     outside = tmp_path / "outside.txt"
-    outside.write_text("keep")
+    outside.write_text("keep", encoding="utf-8")
     inside = tmp_path / "data"
     inside.mkdir()
-    (inside / "demo_data.json").write_text('{"written_by": "monai_ext demo_data", "files": ["../outside.txt"]}')
+    (inside / "demo_data.json").write_text(
+        '{"written_by": "monai_ext demo_data", "files": ["../outside.txt"]}', encoding="utf-8"
+    )
     DemoFolder(inside).finish({})
-    assert outside.read_text() == "keep"
+    assert outside.read_text(encoding="utf-8") == "keep"
 
 
 @pytest.mark.parametrize("name", ["file", "file/below"])
 def test_a_file_in_the_way_is_one_clear_line(tmp_path: Path, name: str) -> None:
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(InputError, match=r"give another path|choose a folder"):
         write_tiny_dataset(tmp_path / name)
 

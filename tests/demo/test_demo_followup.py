@@ -35,7 +35,7 @@ def points(folder: Path) -> NDArray[np.float64]:
 
 @pytest.fixture(scope="module")
 def record(folder: Path) -> dict:
-    return json.loads((folder / "transform.json").read_text())
+    return json.loads((folder / "transform.json").read_text(encoding="utf-8"))
 
 
 def evaluate(record: dict, y: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -55,7 +55,7 @@ def sample(path: Path, points: NDArray[np.float64], interpolator: int) -> NDArra
 
 
 def test_the_csv_names_its_axes_and_has_200_points(folder: Path, points: NDArray[np.float64]) -> None:
-    header = (folder / "points.csv").read_text().splitlines()[0]
+    header = (folder / "points.csv").read_text(encoding="utf-8").splitlines()[0]
     assert header == (
         "point,baseline_x_ras_mm,baseline_y_ras_mm,baseline_z_ras_mm,"
         "followup_x_ras_mm,followup_y_ras_mm,followup_z_ras_mm"

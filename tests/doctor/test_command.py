@@ -38,8 +38,8 @@ def test_repair_exits_with_one_and_its_copy_with_zero(seeded: Seeded, tmp_path: 
     assert (done.returncode, done.stderr) == (1, "")
     for code, file in seeded.expected:
         assert re.search(rf"^{re.escape(file)}\n(  .*\n)*?  error   {code} ", done.stdout, re.MULTILINE)
-    report = json.loads((tmp_path / "report.json").read_text())
-    assert report == json.loads((tmp_path / "out/doctor_report.json").read_text())
+    report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert report == json.loads((tmp_path / "out/doctor_report.json").read_text(encoding="utf-8"))
     assert {(one["code"], one["file"]) for one in report["findings"]} == seeded.expected
     assert {file for row in report["quarantine"] for file in row["files"]} >= {
         "images/lonely.nii.gz",
@@ -53,7 +53,7 @@ def test_repair_exits_with_one_and_its_copy_with_zero(seeded: Seeded, tmp_path: 
 def test_without_repair_the_quarantine_names_every_broken_case(seeded: Seeded, tmp_path: Path) -> None:
     with pytest.raises(SystemExit):
         doctor(str(seeded.root), json=str(tmp_path / "report.json"))
-    report = json.loads((tmp_path / "report.json").read_text())
+    report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     files = {file for row in report["quarantine"] for file in row["files"]}
     assert {file for _, file in seeded.expected} <= files
     assert "images/good.nii.gz" not in files
@@ -84,7 +84,7 @@ def test_many_files_are_not_all_printed(tmp_path: Path, capsys: pytest.CaptureFi
     with pytest.raises(SystemExit):
         doctor(str(tmp_path), json=str(tmp_path / "all.json"))
     assert "... and 10 more files" in capsys.readouterr().out
-    assert len(json.loads((tmp_path / "all.json").read_text())["findings"]) == 50
+    assert len(json.loads((tmp_path / "all.json").read_text(encoding="utf-8"))["findings"]) == 50
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,7 @@ def test_same_shape_elsewhere_is_a_mismatch_told_in_millimetres(healthy: Path) -
 def test_modalities_must_lie_on_one_grid(healthy: Path) -> None:
     write_nifti(healthy / "images/t2.nii.gz", an_image(9)[:, :, :5])
     item = {"image": ["images/good1.nii.gz", "images/t2.nii.gz"], "label": "labels/good1.nii.gz"}
-    (healthy / "datalist.json").write_text(json.dumps({"training": [item]}))
+    (healthy / "datalist.json").write_text(json.dumps({"training": [item]}), encoding="utf-8")
     found = {(one.code, one.file) for one in examined(healthy).findings if one.is_error}
     assert found == {("grid_mismatch", "images/t2.nii.gz")}
 
@@ -247,8 +247,8 @@ def test_one_colour_picture_among_grey_ones_is_found(tmp_path: Path) -> None:
 
 def test_both_ways_to_write_labels_are_understood(healthy: Path) -> None:
     for labels in ({"background": 0, "organ": 1}, {"0": "background", "1": "organ"}, ["background", "organ"]):
-        content = json.loads((healthy / "datalist.json").read_text())
-        (healthy / "datalist.json").write_text(json.dumps({**content, "labels": labels}))
+        content = json.loads((healthy / "datalist.json").read_text(encoding="utf-8"))
+        (healthy / "datalist.json").write_text(json.dumps({**content, "labels": labels}), encoding="utf-8")
         assert {one.code for one in examined(healthy).findings} == {"label_out_of_range"}
 
 

@@ -229,9 +229,9 @@ def test_a_healthy_series_is_copied_and_the_list_points_to_it(tmp_path: Path) ->
     write_series(tmp_path / "data/images/a")
     write_series(tmp_path / "data/images/b", skip=(5,))
     items = [{"image": "images/a"}, {"image": "images/b"}]
-    (tmp_path / "data/datalist.json").write_text(json.dumps({"test": items}))
+    (tmp_path / "data/datalist.json").write_text(json.dumps({"test": items}), encoding="utf-8")
     outcome = repair(examined(tmp_path / "data"), tmp_path / "out")
-    assert json.loads((tmp_path / "out/datalist.json").read_text())["test"] == items[:1]
+    assert json.loads((tmp_path / "out/datalist.json").read_text(encoding="utf-8"))["test"] == items[:1]
     assert len(list((tmp_path / "out/images/a").iterdir())) == 10
     assert [row["files"] for row in outcome.quarantine] == [["images/b"]]
 

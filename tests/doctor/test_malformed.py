@@ -133,7 +133,7 @@ def test_a_data_list_of_another_form_is_named(tmp_path: Path, content: bytes) ->
 def test_good_items_beside_bad_ones_are_examined(tmp_path: Path) -> None:
     item = add_case(tmp_path, "a", 0)
     (tmp_path / "images/a.nii.gz").write_bytes(b"")
-    (tmp_path / "datalist.json").write_text(json.dumps({"training": [3, item]}))
+    (tmp_path / "datalist.json").write_text(json.dumps({"training": [3, item]}), encoding="utf-8")
     assert [one.code for one in findings_of(tmp_path)] == ["bad_datalist", "zero_byte"]
 
 

@@ -44,7 +44,7 @@ def test_what_cannot_be_mended_is_left_out_by_name(seeded: Seeded, tmp_path: Pat
     left_out = {file for row in outcome.quarantine for file in row["files"] if file.startswith("images/")}
     names = ("truncated", "empty", "range", "series", "rgb", "zero", "leaky_train", "lonely")
     assert left_out == {f"images/{name}.nii.gz" for name in names}
-    items = json.loads((tmp_path / "out/datalist.json").read_text())["training"]
+    items = json.loads((tmp_path / "out/datalist.json").read_text(encoding="utf-8"))["training"]
     assert {item["subject"] for item in items} == {"good", "nan", "moved", "sheared", "conflict", "singleton", "float"}
     written = {path.name for path in (tmp_path / "out/images").iterdir()}
     assert written == {Path(item["image"]).name for item in items} | {"good_too.nii.gz", "leaky_test.nii.gz"}
@@ -52,14 +52,14 @@ def test_what_cannot_be_mended_is_left_out_by_name(seeded: Seeded, tmp_path: Pat
 
 def test_the_copied_list_keeps_everything_else(seeded: Seeded, tmp_path: Path) -> None:
     mended(seeded.root, tmp_path / "out")
-    content = json.loads((tmp_path / "out/datalist.json").read_text())
+    content = json.loads((tmp_path / "out/datalist.json").read_text(encoding="utf-8"))
     assert content["name"] == "seeded"
     assert content["labels"]["2"] == "lesion"
     assert content["test"][0]["subject"] == "leaky_test"
 
 
 def test_healthy_files_are_copied_bit_for_bit(healthy: Path, tmp_path: Path) -> None:
-    (healthy / "LICENSE").write_text("terms")
+    (healthy / "LICENSE").write_text("terms", encoding="utf-8")
     outcome = mended(healthy, tmp_path / "out")
     assert outcome.repaired == outcome.quarantine == []
     for name in ("images/good1.nii.gz", "labels/good3.nii.gz", "LICENSE"):
@@ -191,9 +191,9 @@ def test_files_outside_the_folder_are_copied_into_the_new_one(healthy: Path, tmp
     write_nifti(tmp_path / "elsewhere/a.nii.gz", an_image(7))
     item = {"image": str(tmp_path / "elsewhere/a.nii.gz"), "label": "../elsewhere/b.nii.gz"}
     write_nifti(tmp_path / "elsewhere/b.nii.gz", a_label().astype(np.float32))
-    (healthy / "datalist.json").write_text(json.dumps({"training": [item]}))
+    (healthy / "datalist.json").write_text(json.dumps({"training": [item]}), encoding="utf-8")
     mended(healthy, tmp_path / "out")
-    (row,) = json.loads((tmp_path / "out/datalist.json").read_text())["training"]
+    (row,) = json.loads((tmp_path / "out/datalist.json").read_text(encoding="utf-8"))["training"]
     assert all((tmp_path / "out" / row[key]).is_file() and ".." not in row[key] for key in ("image", "label"))
     assert voxels(tmp_path / "out" / row["label"]).dtype == np.uint8
 
@@ -203,7 +203,7 @@ def test_the_output_must_be_new_and_elsewhere(healthy: Path, tmp_path: Path) -> 
         with pytest.raises(InputError, match="inside the examined folder"):
             check_output(inside, healthy)
     (tmp_path / "full").mkdir()
-    (tmp_path / "full/file").write_text("x")
+    (tmp_path / "full/file").write_text("x", encoding="utf-8")
     for taken in (tmp_path / "full", tmp_path / "full/file"):
         with pytest.raises(InputError, match="not an empty folder"):
             check_output(taken, healthy)

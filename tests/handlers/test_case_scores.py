@@ -96,7 +96,7 @@ def test_the_tables_hold_every_case_and_class(items: list[dict[str, Any]], tmp_p
     assert (rows[2]["image"], rows[2]["label"]) == (items[1]["image"], items[1]["label"])
     assert (rows[2]["site"], rows[2]["subject"], rows[2]["prediction"]) == ("north", "p1", "")
 
-    summary = json.loads((tmp_path / "summary.json").read_text())
+    summary = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
     assert summary["cases"] == len(items)
     dice = [float(row["dice"]) for row in rows]
     assert summary["classes"][1]["metrics"]["dice"]["mean"] == pytest.approx(np.mean(dice[1::2]))
@@ -128,7 +128,7 @@ def test_distances_are_in_mm_by_the_affine(items: list[dict[str, Any]], tmp_path
         assert [float(row[key]) for key in ("hd95_mm", "asd_mm", "truth_voxels")] == pytest.approx(
             [own[key] for key in ("hd95_mm", "asd_mm", "truth_voxels")]
         )
-    summary = json.loads((tmp_path / "summary.json").read_text())
+    summary = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
     assert summary["classes"][0]["metrics"]["dice"]["low"] is None  # one case has no interval
 
 
@@ -220,7 +220,7 @@ def run_process(rank: int, folder: Path, items: list[dict[str, Any]]) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     evaluator = evaluate(items, [CaseScores(folder / f"written-by-{rank}", CLASSES)], sampler=True)
-    (folder / f"metrics-{rank}.json").write_text(json.dumps(evaluator.state.metrics))
+    (folder / f"metrics-{rank}.json").write_text(json.dumps(evaluator.state.metrics), encoding="utf-8")
     dist.destroy_process_group()
 
 
@@ -232,6 +232,8 @@ def test_two_processes_write_what_one_writes(items: list[dict[str, Any]], tmp_pa
     assert any(processes.join(timeout=120) for _ in range(3))
     assert not (tmp_path / "written-by-1").exists()
     for name in ("cases.csv", "summary.json", "summary.csv"):
-        assert (tmp_path / "written-by-0" / name).read_text() == (tmp_path / "alone" / name).read_text()
+        assert (tmp_path / "written-by-0" / name).read_text(encoding="utf-8") == (tmp_path / "alone" / name).read_text(
+            encoding="utf-8"
+        )
     for rank in (0, 1):
-        assert json.loads((tmp_path / f"metrics-{rank}.json").read_text()) == alone.state.metrics
+        assert json.loads((tmp_path / f"metrics-{rank}.json").read_text(encoding="utf-8")) == alone.state.metrics

@@ -23,7 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    (folder / "log").write_text(done.stdout)
+    (folder / "log").write_text(done.stdout, encoding="utf-8")
     return folder
 
 
@@ -32,7 +32,7 @@ def result(file: Path) -> dict[str, object]:
 
 
 def test_the_driver_killed_in_the_middle_of_work_of_every_kind(folder: Path) -> None:
-    log = (folder / "log").read_text().splitlines()
+    log = (folder / "log").read_text(encoding="utf-8").splitlines()
     killed = {line.split()[0] for line in log if line.endswith("killed=True")}
     assert killed == {"delay", "writing", "renamed"}
     assert sum(line.endswith("killed=True") for line in log) >= 5
@@ -68,7 +68,9 @@ def test_two_processes_see_different_data(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["whole2", "killed2"])
 def test_only_the_first_of_two_processes_writes(folder: Path, name: str) -> None:
-    assert {"model.pt", "trained.pt", "checkpoint.pt"} <= set((folder / name / "written_by_0").read_text().split())
+    assert {"model.pt", "trained.pt", "checkpoint.pt"} <= set(
+        (folder / name / "written_by_0").read_text(encoding="utf-8").split()
+    )
     assert not (folder / name / "written_by_1").exists()
 
 

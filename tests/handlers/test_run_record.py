@@ -337,7 +337,7 @@ def test_parameters_are_told_at_the_start(tmp_path: Path, caplog: pytest.LogCapt
 def test_name_and_version_come_from_the_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = tmp_path / "my_bundle"
     (root / "configs").mkdir(parents=True)
-    (root / "configs" / "metadata.json").write_text('{"version": "0.3.1"}')
+    (root / "configs" / "metadata.json").write_text('{"version": "0.3.1"}', encoding="utf-8")
     expected = {"bundle": "my_bundle", "bundle_version": "0.3.1"}
     assert bundle_identity(root) == expected
     monkeypatch.chdir(root)

@@ -56,7 +56,7 @@ def evaluate(items: list[dict[str, Any]], handlers: list[Any], post: list[Any]) 
 def test_means_leave_out_the_empty_image_and_count_it(tmp_path: Path) -> None:
     items = images()
     evaluator = evaluate(items, [SaliencyScores(tmp_path)], [Activationsd("pred", sigmoid=True)])
-    content = json.loads((tmp_path / "saliency.json").read_text())
+    content = json.loads((tmp_path / "saliency.json").read_text(encoding="utf-8"))
     each = [saliency_scores(item["image"].sigmoid(), item["label"]) for item in items]
     assert (content["images"], content["empty_images"], content["stretch"]) == (4, 1, "none")
     for score in SALIENCY_SCORES:
@@ -87,7 +87,7 @@ def test_the_published_stretch_is_a_choice(tmp_path: Path) -> None:
     for stretch in ("none", "paper"):
         scores = SaliencyScores(tmp_path / stretch, stretch=stretch)
         metrics = evaluate(images(), [scores], [Activationsd("pred", sigmoid=True)]).state.metrics
-        assert json.loads((tmp_path / stretch / "saliency.json").read_text())["stretch"] == stretch
+        assert json.loads((tmp_path / stretch / "saliency.json").read_text(encoding="utf-8"))["stretch"] == stretch
         values[stretch] = metrics
     assert values["none"]["saliency_mean_dice"] != values["paper"]["saliency_mean_dice"]
     assert values["none"]["saliency_dice_at_half"] == values["paper"]["saliency_dice_at_half"]

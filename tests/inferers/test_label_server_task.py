@@ -47,13 +47,13 @@ def config(channels: int, mode: str) -> dict[str, Any]:
 def task(folder: Path, channels: int, mode: str, dimensions: int) -> Any:
     for part in ("configs", "models"):
         (folder / part).mkdir(parents=True)
-    (folder / "configs" / "inference.json").write_text(json.dumps(config(channels, mode)))
+    (folder / "configs" / "inference.json").write_text(json.dumps(config(channels, mode)), encoding="utf-8")
     channel_def = {"0": "background", "1": "object"}
     formats = {
         "inputs": {"image": {"spatial_shape": ["*"] * dimensions}},
         "outputs": {"pred": {"channel_def": channel_def}},
     }
-    (folder / "configs" / "metadata.json").write_text(json.dumps({"network_data_format": formats}))
+    (folder / "configs" / "metadata.json").write_text(json.dumps({"network_data_format": formats}), encoding="utf-8")
     weight = torch.zeros(1, channels, 1, 1)
     weight[0, 0] = 1
     torch.save({"weight": weight, "bias": torch.tensor([-0.5])}, folder / "models" / "model.pt")

@@ -143,8 +143,8 @@ class Evil:
 
 
 def write_wrong_files(folder: Path) -> None:
-    (folder / "text.pt").write_text("hello, this is no checkpoint\n")
-    (folder / "page.pth").write_text("<!DOCTYPE html><html>Too many downloads</html>")
+    (folder / "text.pt").write_text("hello, this is no checkpoint\n", encoding="utf-8")
+    (folder / "page.pth").write_text("<!DOCTYPE html><html>Too many downloads</html>", encoding="utf-8")
     (folder / "empty.pt").touch()
     torch.save({"a": torch.rand(100)}, folder / "whole.pt")
     (folder / "cut.pt").write_bytes((folder / "whole.pt").read_bytes()[:500])

@@ -31,18 +31,19 @@ def write_run(root: Path, flat: bool = False, cases: int = 3, prefix: str = "cas
     _write_json(output / "history.json", {"epochs": _epochs()})
     _write_json(bundle / "models" / "parity.json", _parity())
     _write_json(bundle / "configs" / "metadata.json", _metadata())
-    (bundle / "LICENSE").write_text("Apache License\nVersion 2.0, January 2004\n")
-    (bundle / "docs" / "data_license.txt").write_text("Synthetic spheres, free of rights.\n")
+    (bundle / "LICENSE").write_text("Apache License\nVersion 2.0, January 2004\n", encoding="utf-8")
+    (bundle / "docs" / "data_license.txt").write_text("Synthetic spheres, free of rights.\n", encoding="utf-8")
     (bundle / "large_files.yml").write_text(
         "large_files:\n- path: models/trunk.pt\n  url: https://example.org/trunk.pt\n  licence: BSD-3-Clause\n"
-        "  hash_type: sha256\n  hash_val: " + "ab" * 32 + "\n"
+        "  hash_type: sha256\n  hash_val: " + "ab" * 32 + "\n",
+        encoding="utf-8",
     )
     return bundle, output
 
 
 def edit_json(path: Path, **changes: object) -> None:
     """Replace keys of a JSON file."""
-    _write_json(path, {**json.loads(path.read_text()), **changes})
+    _write_json(path, {**json.loads(path.read_text(encoding="utf-8")), **changes})
 
 
 def _write_case(root: Path, output: Path, number: int, flat: bool, prefix: str) -> list[dict[str, object]]:
@@ -177,4 +178,4 @@ def _metadata() -> dict[str, object]:
 
 
 def _write_json(path: Path, content: object) -> None:
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content), encoding="utf-8")

@@ -177,7 +177,7 @@ def test_missing_file_is_named_with_its_remedy(tmp_path: Path, name: str, remedy
 @pytest.mark.parametrize("content", ["", "{", "[1]", '"text"'])
 def test_broken_json_is_named(tmp_path: Path, name: str, content: str) -> None:
     bundle, output = write_run(tmp_path)
-    (output / name).write_text(content)
+    (output / name).write_text(content, encoding="utf-8")
     assert f"<strong>{name}</strong>" in build_report(bundle, output).html
 
 
@@ -191,7 +191,7 @@ def test_broken_json_is_named(tmp_path: Path, name: str, content: str) -> None:
 )
 def test_unexpected_values_do_not_stop_the_report(tmp_path: Path, content: dict[str, object]) -> None:
     bundle, output = write_run(tmp_path)
-    (output / "summary.json").write_text(json.dumps(content))
+    (output / "summary.json").write_text(json.dumps(content), encoding="utf-8")
     assert Elements(build_report(bundle, output).html).open == []
 
 
@@ -204,7 +204,7 @@ def test_empty_bundle_still_gives_a_page(tmp_path: Path) -> None:
 def test_run_without_predictions_says_so(tmp_path: Path) -> None:
     bundle, output = write_run(tmp_path)
     table = output / "cases.csv"
-    table.write_text(re.sub(r",[^,]*predictions/[^,]*,", ",,", table.read_text()))
+    table.write_text(re.sub(r",[^,]*predictions/[^,]*,", ",,", table.read_text(encoding="utf-8")), encoding="utf-8")
     page = build_report(bundle, output).html
     assert "were not written, so errors cannot be drawn" in page
     assert all("error" not in view and "truth" in view for view in _views(page))
@@ -258,8 +258,8 @@ def write_evil(bundle: Path, output: Path) -> None:
     """Put markup wherever a user's text can come from."""
     table = output / "cases.csv"
     quoted = EVIL.replace('"', '""')
-    text = table.read_text().replace("case_1,", f'"{quoted}",').replace("site 0", f'"{quoted}"')
-    table.write_text(text.replace(",inner,", f',"{quoted}",').replace("s01", f'"{quoted}"'))
+    text = table.read_text(encoding="utf-8").replace("case_1,", f'"{quoted}",').replace("site 0", f'"{quoted}"')
+    table.write_text(text.replace(",inner,", f',"{quoted}",').replace("s01", f'"{quoted}"'), encoding="utf-8")
     edit_json(
         output / "run.json",
         bundle=EVIL,
@@ -273,10 +273,10 @@ def write_evil(bundle: Path, output: Path) -> None:
     edit_json(output / "summary.json", conventions={EVIL: EVIL, "prompt_source": EVIL}, sites={EVIL: {"dice": 0.5}})
     edit_json(bundle / "models" / "parity.json", image=EVIL, created=EVIL, onnx={"file": EVIL, "sha256": EVIL})
     edit_json(bundle / "configs" / "metadata.json", description=EVIL, references=[EVIL], data_source=EVIL)
-    (bundle / "LICENSE").write_text(EVIL)
-    (bundle / "docs" / "data_license.txt").write_text(EVIL)
+    (bundle / "LICENSE").write_text(EVIL, encoding="utf-8")
+    (bundle / "docs" / "data_license.txt").write_text(EVIL, encoding="utf-8")
     entry = {"path": EVIL, "url": "javascript:window.owned=1", "licence": EVIL}
-    (bundle / "large_files.yml").write_text(json.dumps({"large_files": [entry]}))
+    (bundle / "large_files.yml").write_text(json.dumps({"large_files": [entry]}), encoding="utf-8")
 
 
 def _views(page: str) -> list[dict]:

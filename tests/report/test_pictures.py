@@ -173,7 +173,7 @@ def test_colours_stay_apart_in_every_vision(vision: str, colours: list[tuple[int
 @pytest.mark.parametrize("name", ["ink", "muted", "accent", "good", "bad", "open"])
 @pytest.mark.parametrize("ground", ["page", "sheet", "soft", "warn"])
 def test_text_has_contrast(theme: str, name: str, ground: str) -> None:
-    text = (files("monai_ext.report") / "templates" / theme).read_text()
+    text = (files("monai_ext.report") / "templates" / theme).read_text(encoding="utf-8")
     found = {key: tuple(bytes.fromhex(value)) for key, value in re.findall(r"--(\w+): #(\w{6})", text)}
     weights = np.array([0.2126, 0.7152, 0.0722])
     first, second = (float(weights @ linear(found[key])) for key in (name, ground))  # type: ignore[arg-type]
