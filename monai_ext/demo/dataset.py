@@ -106,7 +106,7 @@ def _write_all(output_dir: str | Path, seed: int, brain: BrainMaps, how: dict[st
     folder = DemoFolder(output_dir)
     preview = Preview(_PREVIEW_MM)
     with tqdm(total=5 + len(SITES), desc="demo data", unit="step", disable=None) as bar:
-        folder.write_text(LICENCE_FILE, _licence(), encoding="utf-8")
+        folder.put_text(LICENCE_FILE, _licence())
         slabs = _write_brain(folder, brain, preview)
         bar.update(2)
         write_slices(folder, _grey(brain), brain.label(), brain.grid)
@@ -211,5 +211,5 @@ def _write_followup(folder: DemoFolder, pair: FollowupPair, preview: Preview) ->
         folder.write_nifti(f"followup/{time}_label.nii.gz", maps.label(), maps.grid)
         preview.add(f"followup/{time}", image, maps.grid)
     rows = [f"{1 + index}," + ",".join(f"{value:.6f}" for value in row) for index, row in enumerate(pair.points)]
-    folder.write_text("followup/points.csv", "\n".join([_CSV_HEADER, *rows]) + "\n", encoding="utf-8")
+    folder.put_text("followup/points.csv", "\n".join([_CSV_HEADER, *rows]) + "\n")
     folder.write_json("followup/transform.json", describe_map(pair))

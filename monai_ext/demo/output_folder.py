@@ -66,7 +66,7 @@ class DemoFolder:
         """Write indented JSON."""
         write_json(self._note(name), content)
 
-    def write_text(self, name: str, text: str) -> None:
+    def put_text(self, name: str, text: str) -> None:
         """Write UTF-8 text with the line ends as given."""
         with atomic_write(self._note(name)) as temporary:
             temporary.write_bytes(text.encode("utf-8"))
