@@ -68,10 +68,15 @@ def stop() -> None:
 
 
 def parallel(network: nn.Module, device: torch.device | str) -> nn.parallel.DistributedDataParallel:
-    """Wrap a network so that all processes train it together."""
+    """Wrap a network so that all processes train it together.
+
+    A network some of whose trainable parameters get no gradient says so by an attribute ``find_unused_parameters``
+    that is true; without it the processes would wait for each other for ever.
+    """
     device = torch.device(device)
     ids = [device.index] if device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(network.to(device), device_ids=ids)
+    unused = bool(getattr(network, "find_unused_parameters", False))
+    return nn.parallel.DistributedDataParallel(network.to(device), device_ids=ids, find_unused_parameters=unused)
 
 
 def unwrap(network: nn.Module) -> nn.Module:

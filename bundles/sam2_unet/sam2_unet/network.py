@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,6 +12,7 @@ from torch import Tensor
 from monai_ext.networks.blocks.receptive_field import ReceptiveFieldBlock
 from monai_ext.networks.blocks.skip_up import SkipUp
 from monai_ext.networks.layers.lora import inject_lora, merge_lora
+from monai_ext.networks.layers.pixels import build_stem, check_channels, pixel_statistics, three_channels
 from monai_ext.networks.nets.hiera import STRIDE, build_hiera
 
 TUNINGS = ("adapter", "lora", "full", "frozen")
@@ -87,14 +87,15 @@ class SAM2UNet(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        _check_arguments(in_channels, num_classes, tuning, pixel_mean, pixel_std)
+        _check_arguments(num_classes, tuning)
         self.in_channels = in_channels
         self.num_classes = num_classes
         self.image_size = _pair(image_size)
         # not in the state dict: the published checkpoints do not have them and they are knobs, not weights
-        self.register_buffer("pixel_mean", torch.tensor(list(pixel_mean)).reshape(1, 3, 1, 1), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(list(pixel_std)).reshape(1, 3, 1, 1), persistent=False)
-        self.stem = None if in_channels in (1, 3) else _mean_of_channels(in_channels)
+        mean, std = pixel_statistics(pixel_mean, pixel_std)
+        self.register_buffer("pixel_mean", mean, persistent=False)
+        self.register_buffer("pixel_std", std, persistent=False)
+        self.stem = build_stem(in_channels)
 
         self.encoder = build_hiera(
             backbone, adapter_dim if tuning == "adapter" else 0, adapter_zero_init, use_checkpoint
@@ -134,17 +135,10 @@ class SAM2UNet(nn.Module):
 
     def preprocess(self, image: Tensor) -> Tensor:
         """Make the three normalised channels that the encoder sees: (B, in_channels, H, W) -> (B, 3, H', W')."""
-        if image.ndim != 4 or image.shape[1] != self.in_channels:
-            raise ValueError(
-                f"image must be (batch, {self.in_channels}, height, width), got {tuple(image.shape)}; "
-                "set in_channels to the number of channels of your images."
-            )
+        check_channels(image, self.in_channels)
         if self.image_size is not None:
             image = F.interpolate(image, size=self.image_size, mode="bilinear", align_corners=False)
-        if self.stem is not None:
-            image = self.stem(image)
-        elif self.in_channels == 1:
-            image = image.expand(-1, 3, -1, -1)
+        image = three_channels(image, self.stem)
         return (image - self.pixel_mean) / self.pixel_std
 
     def merge_lora(self) -> SAM2UNet:
@@ -153,18 +147,11 @@ class SAM2UNet(nn.Module):
         return self
 
 
-def _check_arguments(
-    in_channels: int, num_classes: int, tuning: str, pixel_mean: Sequence[float], pixel_std: Sequence[float]
-) -> None:
-    if in_channels < 1 or num_classes < 1:
-        raise ValueError(f"in_channels and num_classes must be at least 1, got {in_channels} and {num_classes}.")
+def _check_arguments(num_classes: int, tuning: str) -> None:
+    if num_classes < 1:
+        raise ValueError(f"num_classes must be at least 1, got {num_classes}.")
     if tuning not in TUNINGS:
         raise ValueError(f"tuning must be one of {', '.join(TUNINGS)}, got {tuning!r}.")
-    if len(pixel_mean) != 3 or len(pixel_std) != 3 or min(pixel_std) <= 0:
-        raise ValueError(
-            "pixel_mean and pixel_std must each be three numbers, the latter positive: the encoder sees three "
-            f"channels whatever in_channels is; got {list(pixel_mean)} and {list(pixel_std)}."
-        )
 
 
 def _choose_trainable(encoder: nn.Module, tuning: str, lora_rank: int) -> None:
@@ -177,13 +164,6 @@ def _choose_trainable(encoder: nn.Module, tuning: str, lora_rank: int) -> None:
     for name, weight in encoder.named_parameters():
         if "prompt_learn" in name or "lora_" in name:
             weight.requires_grad_(True)
-
-
-def _mean_of_channels(in_channels: int) -> nn.Conv2d:
-    stem = nn.Conv2d(in_channels, 3, kernel_size=1)
-    nn.init.constant_(stem.weight, 1.0 / in_channels)
-    nn.init.zeros_(stem.bias)  # type: ignore[arg-type]
-    return stem
 
 
 def _pair(size: int | Sequence[int] | None) -> tuple[int, int] | None:
