@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ignite trainers."""
+"""Ignite trainers, and the schedules they use."""
 
 from monai_ext.engines.guarded_trainer import GuardedTrainer
+from monai_ext.engines.warmup_poly import WarmupPoly
 
-__all__ = ["GuardedTrainer"]
+__all__ = ["GuardedTrainer", "WarmupPoly"]
