@@ -49,6 +49,7 @@ class WarmupPoly(LRScheduler):
         ValueError: a number is out of its range.
 
     Example:
+        >>> import torch
         >>> optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.5)
         >>> schedule = WarmupPoly(optimizer, warmup_steps=2, max_epochs=10, steps_per_epoch=4)
         >>> schedule.get_last_lr()
