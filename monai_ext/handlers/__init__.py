@@ -4,6 +4,7 @@
 from monai_ext.handlers.best_model import BestModel
 from monai_ext.handlers.case_scores import CaseScores
 from monai_ext.handlers.epoch_seed import EpochSeed
+from monai_ext.handlers.loss_terms import LossTerms
 from monai_ext.handlers.progress import EpochProgress
 from monai_ext.handlers.run_checkpoint import RunCheckpoint
 from monai_ext.handlers.run_record import RunRecord
@@ -16,6 +17,7 @@ __all__ = [
     "CaseScores",
     "EpochProgress",
     "EpochSeed",
+    "LossTerms",
     "RunCheckpoint",
     "RunRecord",
     "SaliencyScores",

@@ -45,8 +45,9 @@ class RunRecord:
     or "failed" when an exception or an interrupt ends it; only a killed process leaves "running" behind). Both
     files of an earlier run in the folder are renamed to ``*_backup_<n>.json`` when a new one starts. A row of
     the history has ``epoch``, ``train_loss`` (mean over the epoch's samples on all processes), ``learning_rate``
-    (of the first parameter group during the epoch), ``seconds`` of training, and ``val_<metric>`` for each number
-    among the evaluator's metrics if it ran in this epoch.
+    (of the first parameter group during the epoch), ``seconds`` of training, ``train_<metric>`` for each number
+    among the trainer's metrics (`LossTerms` puts some there), and ``val_<metric>`` for each among the evaluator's if it
+    ran in this epoch.
 
     With several processes each attaches it (losses are averaged over all); the first writes. Place it before
     handlers that save checkpoints, and before any other that handles exceptions (`StatsHandler`). Give it to the
@@ -190,6 +191,7 @@ class RunRecord:
             "train_loss": jsonable(sum(loss * count for loss, count in losses) / samples) if samples else None,
             "learning_rate": self._epoch["learning_rate"],
             "seconds": round(self._epoch.get("seconds", 0.0), 3),
+            **{f"train_{name}": value for name, value in _numbers(engine.state.metrics).items()},
             **{key: value for key, value in self._rows.get(epoch, {}).items() if key.startswith("val_")},
         }
         self._write()
