@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -82,10 +82,9 @@ class SliceWiseInferer(Inferer):
         Returns:
             Labels (B, 1, X, Y[, Z]) or probabilities (B, K, X, Y[, Z]) where the inputs are, with their metadata.
         """
-        if inputs.ndim not in (4, 5):
-            raise ValueError(f"inputs must be (B, C, X, Y) or (B, C, X, Y, Z), got shape {tuple(inputs.shape)}.")
+        check_axes(inputs)
         plain = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
-        device = _device_of(network, plain.device)
+        device = device_of(network, plain.device)
         result = torch.stack([self._one(image, network, device, args, kwargs) for image in plain])
         return MetaTensor(result).copy_meta_from(inputs) if isinstance(inputs, MetaTensor) else result
 
@@ -94,7 +93,7 @@ class SliceWiseInferer(Inferer):
         result: Tensor | None = None
         for start in range(0, len(slices), self.batch_size):
             stop = min(start + self.batch_size, len(slices))
-            batch = self._batch(slices, start, stop, is_volume=image.ndim == 4).to(device, torch.float32)
+            batch = self._batch(slices, range(start, stop), is_volume=image.ndim == 4).to(device, torch.float32)
             found = self._finish(self._run(network, batch, args, kwargs)).to(image.device)
             if result is None:
                 result = image.new_empty((found.shape[1], *image.shape[1:]), dtype=found.dtype)
@@ -103,21 +102,15 @@ class SliceWiseInferer(Inferer):
             raise ValueError(f"the image has no slices: shape {tuple(image.shape)}.")
         return result
 
-    def _batch(self, slices: Tensor, start: int, stop: int, is_volume: bool) -> Tensor:
-        near = [context_indices(i, len(slices), self.slice_context) for i in range(start, stop)]
+    def _batch(self, slices: Tensor, indices: Sequence[int], is_volume: bool) -> Tensor:
+        near = [context_indices(i, len(slices), self.slice_context) for i in indices]
         batch = slices[torch.tensor(near, device=slices.device)]  # (n, 2k + 1, C, H, W)
         return upright(batch.flatten(1, 2), is_volume)
 
     def _run(self, network: Callable[..., Any], batch: Tensor, args: Any, kwargs: Any) -> Tensor:
-        with torch.autocast(batch.device.type, dtype=_half_type(batch.device), enabled=self.amp):
+        with precision(batch.device, self.amp):
             logits = network(batch, *args, **kwargs)
-        logits = logits[0] if isinstance(logits, list | tuple) else logits
-        if logits.shape[-2:] != batch.shape[-2:]:
-            raise ValueError(
-                f"the network must give logits of the input's size {tuple(batch.shape[-2:])}, "
-                f"got {tuple(logits.shape[-2:])}."
-            )
-        return logits.float()
+        return checked_logits(logits[0] if isinstance(logits, list | tuple) else logits, batch)
 
     def _finish(self, logits: Tensor) -> Tensor:
         """Turn logits (N, K, H, W) into labels (N, 1, H, W) or probabilities (N, K, H, W)."""
@@ -131,16 +124,33 @@ class SliceWiseInferer(Inferer):
         return probability if self.output == "probabilities" else (probability > self.threshold).to(torch.uint8)
 
 
-def _device_of(network: Callable[..., Any], fallback: torch.device) -> torch.device:
+def check_axes(inputs: Tensor) -> None:
+    """Refuse what is neither a batch of volumes nor one of pictures."""
+    if inputs.ndim not in (4, 5):
+        raise ValueError(f"inputs must be (B, C, X, Y) or (B, C, X, Y, Z), got shape {tuple(inputs.shape)}.")
+
+
+def device_of(network: Callable[..., Any], fallback: torch.device) -> torch.device:
+    """Return where the network's parameters are, ``fallback`` if it has none."""
     if isinstance(network, torch.nn.Module):
         return next((parameter.device for parameter in network.parameters()), fallback)
     return fallback
 
 
-def _half_type(device: torch.device) -> torch.dtype:
-    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        return torch.float16
-    return torch.bfloat16
+def precision(device: torch.device, amp: bool) -> torch.autocast:
+    """Return the context in which the network runs: mixed precision if ``amp``, else full."""
+    lacking = device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.autocast(device.type, dtype=torch.float16 if lacking else torch.bfloat16, enabled=amp)
+
+
+def checked_logits(logits: Tensor, batch: Tensor) -> Tensor:
+    """Return logits as float32; they must be of the size of the slices."""
+    if logits.shape[-2:] != batch.shape[-2:]:
+        raise ValueError(
+            f"the network must give logits of the input's size {tuple(batch.shape[-2:])}, "
+            f"got {tuple(logits.shape[-2:])}."
+        )
+    return logits.float()
 
 
 def _stretch(probability: Tensor) -> Tensor:

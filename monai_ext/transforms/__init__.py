@@ -1,11 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dictionary transforms for reading, checking and writing scans."""
+"""Dictionary transforms for reading, checking, prompting and writing scans."""
 
 from monai_ext.transforms.check_scan import CheckScand
 from monai_ext.transforms.flatten_picture import FlattenPictured
+from monai_ext.transforms.keep_prompts import KeepPromptsd
 from monai_ext.transforms.load_scan import LoadScand
 from monai_ext.transforms.prepare_label import PrepareLabeld
+from monai_ext.transforms.prompt_from_request import PromptFromRequestd
 from monai_ext.transforms.save_label_map import SaveLabelMapd
+from monai_ext.transforms.save_prompts import SavePromptsd
 from monai_ext.transforms.scale_scan import ScaleScand
+from monai_ext.transforms.true_box import TrueBoxd
 
-__all__ = ["CheckScand", "FlattenPictured", "LoadScand", "PrepareLabeld", "SaveLabelMapd", "ScaleScand"]
+__all__ = [
+    "CheckScand",
+    "FlattenPictured",
+    "KeepPromptsd",
+    "LoadScand",
+    "PrepareLabeld",
+    "PromptFromRequestd",
+    "SaveLabelMapd",
+    "SavePromptsd",
+    "ScaleScand",
+    "TrueBoxd",
+]
