@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Format bundle configs: four spaces, and lists or dictionaries of plain values on one line."""
+"""Format bundle configs: four spaces; lists of plain values and components without arguments on one line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ WIDTH = 120
 
 
 def format_config(content: object, indent: int = 0, used: int = 0) -> str:
-    """Return ``content`` as JSON; what holds no dictionary and fits into a line stays on one.
+    """Return ``content`` as JSON; lists of plain values and components without arguments stay on one line that fits.
 
     Args:
         content: parsed JSON.
@@ -27,8 +27,7 @@ def format_config(content: object, indent: int = 0, used: int = 0) -> str:
     line = json.dumps(content, ensure_ascii=False)
     if not isinstance(content, (dict, list)) or not content:
         return line
-    is_leaf = isinstance(content, list) and not any(isinstance(item, (dict, list)) for item in content)
-    if is_leaf and 4 * indent + used + len(line) < WIDTH:
+    if _is_leaf(content) and 4 * indent + used + len(line) < WIDTH:
         return line
     inner = "    " * (indent + 1)
     if isinstance(content, dict):
@@ -37,6 +36,13 @@ def format_config(content: object, indent: int = 0, used: int = 0) -> str:
         items = [f"{inner}{format_config(v, indent + 1)}" for v in content]
     opening, closing = ("{", "}") if isinstance(content, dict) else ("[", "]")
     return opening + "\n" + ",\n".join(items) + "\n" + "    " * indent + closing
+
+
+def _is_leaf(content: dict[str, object] | list[object]) -> bool:
+    """Whether it is a list of plain values, or a component without arguments."""
+    if isinstance(content, dict):
+        return list(content) == ["_target_"]
+    return not any(isinstance(item, (dict, list)) for item in content)
 
 
 def _key(name: str) -> str:

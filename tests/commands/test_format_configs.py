@@ -18,6 +18,11 @@ def test_formatting_keeps_the_content_and_is_stable() -> None:
     assert format_config(json.loads(text)) == text
 
 
+def test_a_component_without_arguments_takes_one_line() -> None:
+    assert format_config([{"_target_": "a.b"}]) == '[\n    {"_target_": "a.b"}\n]'
+    assert format_config([{"_target_": "a.b", "x": 1}]).count("\n") == 5
+
+
 def test_a_file_is_rewritten_once(tmp_path: Path) -> None:
     file = tmp_path / "a.json"
     file.write_text('{"keys":["image","label"]}', encoding="utf-8")

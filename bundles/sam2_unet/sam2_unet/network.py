@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch.nn as nn
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from monai_ext.networks.blocks.receptive_field import ReceptiveFieldBlock
 from monai_ext.networks.blocks.skip_up import SkipUp
+from monai_ext.networks.checkpoints import load_trunk
 from monai_ext.networks.layers.lora import inject_lora, merge_lora
 from monai_ext.networks.layers.pixels import build_stem, check_channels, pixel_statistics, three_channels
 from monai_ext.networks.nets.hiera import STRIDE, build_hiera
@@ -140,6 +142,10 @@ class SAM2UNet(nn.Module):
             image = F.interpolate(image, size=self.image_size, mode="bilinear", align_corners=False)
         image = three_channels(image, self.stem)
         return (image - self.pixel_mean) / self.pixel_std
+
+    def load_pretrained(self, path: str | Path | None) -> SAM2UNet:
+        """Load SAM 2's published trunk, or a whole SAM2-UNet's; see `load_trunk`."""
+        return load_trunk(self, path)
 
     def merge_lora(self) -> SAM2UNet:
         """Fold low-rank updates into the projections, in place, for export; does nothing without them."""
