@@ -8,9 +8,9 @@ def demo_data(output_dir: str, seed: int = 0, resolution: int = 1) -> None:
     """Write demo data made from the MNI152 brain that ships inside nilearn; nothing is downloaded.
 
     The folder gets the T1 volume with labels (CSF, grey and white matter) and its training, validation and test
-    slabs (datalist.json), the same as PNG slices (slices/), six simulated scanners (sites/), a follow-up pair with
-    200 corresponding points (followup/), a picture of it all (preview.png) and the licence. The same seed gives
-    the same bytes.
+    slabs (datalist.json; datalist_tissue.json for brain tissue as one object), the same as PNG slices (slices/), six
+    simulated scanners (sites/), a follow-up pair with 200 corresponding points (followup/), a picture of it all
+    (preview.png) and the licence. The same seed gives the same bytes.
 
     Args:
         output_dir: a new or empty folder, or one that this command wrote before.
@@ -56,6 +56,7 @@ def _report(folder: object, record: dict[str, object], seconds: float) -> None:
 _CONTENTS = {
     "brain": "the whole volume and its label",
     "datalist.json": "data list of the slabs: use the folder as dataset_dir",
+    "datalist_tissue.json": "the same slabs with one object, brain tissue: use the file as dataset_dir",
     "slabs": "training, validation and test slab",
     "slices": "the same slabs as PNG slices, with a data list",
     "sites": "six simulated scanners, with a data list",

@@ -22,6 +22,7 @@ from monai_ext.demo.preview import Preview
 from monai_ext.demo.sites import SITES, SimulatedSite, simulate_site
 from monai_ext.demo.slabs import SLABS
 from monai_ext.demo.slices import write_slices
+from monai_ext.demo.tissue import write_tissue
 from monai_ext.errors import InputError
 
 RESOLUTIONS = (1, 2, 4)
@@ -139,7 +140,7 @@ def _grey(brain: BrainMaps) -> NDArray[np.uint8]:
 
 
 def _write_brain(folder: DemoFolder, brain: BrainMaps, preview: Preview) -> dict[str, dict[str, object]]:
-    """Write the whole brain, its slabs and the data list; return what each volume contains."""
+    """Write the whole brain, its slabs and the data lists; return what each volume contains."""
     image, label, grid = _grey(brain), brain.label(), brain.grid
     folder.write_nifti("brain/image.nii.gz", image, grid)
     folder.write_nifti("brain/label.nii.gz", label, grid)
@@ -148,6 +149,7 @@ def _write_brain(folder: DemoFolder, brain: BrainMaps, preview: Preview) -> dict
     items = _write_slabs(folder, "", "slabs/", image, label, grid)
     description = "MNI152 T1 average with tissue labels, cut into contiguous axial slabs 5 mm or more apart."
     folder.write_json("datalist.json", make_datalist("MNI152 tissues", description, items))
+    write_tissue(folder, label, grid, items)
     contents: dict[str, dict[str, object]] = {"brain": _contents(label, slice(0, grid.shape[2]), grid)}
     for slab in SLABS:
         contents[slab.part] = _contents(label, slab.slices(grid), grid)

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from monai_ext.commands.demo_data import demo_data
+from monai_ext.data import load_datalist
 from monai_ext.demo import write_demo_data, write_tiny_dataset
 from monai_ext.demo.output_folder import DemoFolder
 from monai_ext.errors import InputError
@@ -73,6 +74,26 @@ def test_data_lists_point_to_pairs_on_one_grid_with_all_classes(folder: Path, na
         assert seen == {0, 1, 2, 3}
 
 
+def test_the_tissue_list_has_the_same_scans_and_one_object(folder: Path) -> None:
+    tissue, classes = read(folder / "datalist_tissue.json"), read(folder / "datalist.json")
+    assert tissue["labels"] == {"0": "background", "1": "brain tissue"}
+    for part in PARTS:
+        (item,), (other,) = tissue[part], classes[part]
+        assert (item["image"], item["subject"]) == (other["image"], other["subject"])
+        found, label = load(folder / item["label"]), load(folder / other["label"])
+        assert found.dtype == np.uint8
+        assert np.array_equal(found, (label >= 2).astype(np.uint8))
+    whole = load(folder / "brain" / "tissue.nii.gz")
+    assert np.array_equal(whole, (load(folder / "brain" / "label.nii.gz") >= 2).astype(np.uint8))
+
+
+def test_the_tissue_list_is_a_data_set_by_itself(folder: Path) -> None:
+    for part in PARTS:
+        (item,) = load_datalist(folder / "datalist_tissue.json", part)
+        assert item["label"] == str(folder / "slabs" / f"{part}_tissue.nii.gz")
+        assert item["case"] == f"{part}_image"
+
+
 def load(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path) if path.suffix == ".png" else nib.load(path).dataobj)
 
@@ -94,13 +115,13 @@ def test_slabs_of_different_parts_are_at_least_5_mm_apart(folder: Path, name: st
 
 
 def test_no_subject_is_in_two_parts(folder: Path) -> None:
-    for name in ("datalist.json", "slices/datalist.json", "sites/datalist.json"):
+    for name in ("datalist.json", "datalist_tissue.json", "slices/datalist.json", "sites/datalist.json"):
         subjects = [{item["subject"] for item in read(folder / name)[part]} for part in PARTS]
         assert len(set.union(*subjects)) == sum(len(found) for found in subjects)
 
 
 def test_a_slab_is_the_brain_at_the_same_place(folder: Path) -> None:
-    for kind in ("image", "label"):
+    for kind in ("image", "label", "tissue"):
         brain = nib.load(folder / "brain" / f"{kind}.nii.gz")
         for part in PARTS:
             slab = nib.load(folder / "slabs" / f"{part}_{kind}.nii.gz")

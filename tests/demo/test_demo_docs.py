@@ -3,15 +3,21 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from numpy.typing import NDArray
 
+from monai_ext.demo import write_demo_data
 from monai_ext.demo.mni_brain import load_brain
 from monai_ext.demo.sites import SITES
 from monai_ext.demo.slabs import SLABS
+from monai_ext.demo.tissue import brain_tissue
+
+Box = tuple[slice, slice, slice]
 
 PAGE = (Path(__file__).parents[2] / "docs" / "demo_data.md").read_text(encoding="utf-8")
 
@@ -50,14 +56,47 @@ def test_the_python_example_runs() -> None:
 
 
 def test_the_dice_of_a_table_of_grey_values_is_as_stated() -> None:
-    brain = load_brain()
-    image, label = np.rint(brain.t1 * 255).astype(np.uint8), brain.label()
-    boxes = {slab.part: slab.box(brain.grid) for slab in SLABS}
-    training, test = boxes["training"], boxes["test"]
+    image, label, training, test = slabs()
     counts = [np.bincount(image[training][label[training] == value], minlength=256) for value in range(4)]
     predicted = np.argmax(counts, axis=0)[image[test]]
-    dice = []
-    for value in (2, 3):
-        found, true = predicted == value, label[test] == value
-        dice.append(2 * (found & true).sum() / (found.sum() + true.sum()))
-    assert f"{dice[0]:.2f} (grey) and {dice[1]:.2f} (white)" in PAGE
+    grey, white = (dice(predicted == value, label[test] == value) for value in (2, 3))
+    assert f"{grey:.2f} (grey) and {white:.2f} (white)" in PAGE
+
+
+def test_what_brain_tissue_gets_without_a_network_is_as_stated() -> None:
+    image, label, training, test = slabs()
+    tissue = brain_tissue(label)
+    counts = [np.bincount(image[training][tissue[training] == value], minlength=256) for value in range(2)]
+    by_table = dice(np.argmax(counts, axis=0)[image[test]] == 1, tissue[test] == 1)
+    whole_brain = dice(image[test] > 0, tissue[test] == 1)
+    boxes = np.zeros(tissue[test].shape, dtype=bool)
+    for index in range(boxes.shape[2]):
+        x, y = np.nonzero(tissue[test][:, :, index])
+        boxes[x.min() : x.max() + 1, y.min() : y.max() + 1, index] = True
+    text = " ".join(PAGE.split())
+    assert f"{by_table:.2f} for brain tissue" in text
+    assert f"gives {whole_brain:.2f} there" in text
+    assert f"filled, {dice(boxes, tissue[test] == 1):.2f}" in text
+
+
+def test_the_number_of_files_is_as_stated(tmp_path: Path) -> None:
+    write_demo_data(tmp_path, resolution=4)  # only the slices depend on the resolution: a picture and a label each
+    files = json.loads((tmp_path / "demo_data.json").read_text(encoding="utf-8"))["files"]
+    more_slices = number_of_slices(1) - number_of_slices(4)
+    assert f"writes {len(files) + 2 * more_slices} files" in PAGE
+
+
+def number_of_slices(resolution: int) -> int:
+    grid = load_brain(resolution).grid
+    return sum(slab.slices(grid).stop - slab.slices(grid).start for slab in SLABS)
+
+
+def slabs() -> tuple[NDArray, NDArray, Box, Box]:
+    """Grey values and labels of the brain, and the boxes of the training and of the test slab."""
+    brain = load_brain()
+    training, test = (slab.box(brain.grid) for slab in SLABS if slab.part in ("training", "test"))
+    return np.rint(brain.t1 * 255).astype(np.uint8), brain.label(), training, test
+
+
+def dice(found: NDArray, true: NDArray) -> float:
+    return 2 * float((found & true).sum()) / float(found.sum() + true.sum())
