@@ -16,6 +16,7 @@ LICENCES = {
     "sam2": "Apache-2.0 (SAM 2, Meta)",
     "sam2_trunk": "as the source; SAM 2's own weights: Apache-2.0",
     "sam2_unet": "not stated with the file; see https://github.com/WZH0120/SAM2-UNet",
+    "sam": "as the source; Meta's own Segment Anything weights: Apache-2.0",
 }
 
 
@@ -27,12 +28,14 @@ def convert(name: str, source: str | None = None, output: str | None = None, ove
     Files that ask for code to be run are refused. Without --source it says where weights are published.
 
     For sam2_unet: a SAM 2 or SAM 2.1 checkpoint, its trunk alone, the authors' SAM2-UNet .pth, or our own model.pt.
+    For sam_sp: a Segment Anything checkpoint (ViT-B, L or H; MedSAM's is one, too) or our own model.pt. Weights are
+    written at the image size they were made for; training resizes them to its own.
 
     Args:
         name: bundle, by name or path.
         source: the published file (.pt, .pth, .safetensors).
-        output: file to write, .pt or .safetensors. Default: models/pretrained/trunk.pt of the bundle for a foundation
-            model's weights, models/model.pt for those of a whole network.
+        output: file to write, .pt or .safetensors. Default: for a foundation model's weights, models/pretrained/ of
+            the bundle (trunk.pt for SAM 2, sam.pt for Segment Anything); for those of a whole network, models/model.pt.
         overwrite: replace an existing output.
 
     Example:
@@ -42,26 +45,30 @@ def convert(name: str, source: str | None = None, output: str | None = None, ove
     if source is None or not Path(source).is_file():
         raise InputError(_where_to_get(bundle, source))
 
-    from monai_ext.networks.checkpoints import IMPORTERS, check, read_state, trunk_state
+    from monai_ext.networks.checkpoints import WEIGHT_SOURCES, check, read_state
     from monai_ext.shipping.bundle_network import build, package_of, read_inference
 
     package = package_of(read_inference(bundle))
-    if package not in IMPORTERS:
-        raise InputError(f"{name}: there are no published weights to import; one of: {', '.join(IMPORTERS)}.")
-    imported = IMPORTERS[package](read_state(source), source)
+    if package not in WEIGHT_SOURCES:
+        raise InputError(f"{name}: there are no published weights to import; one of: {', '.join(WEIGHT_SOURCES)}.")
+    kind = WEIGHT_SOURCES[package]
+    imported = kind.importer(read_state(source), source)
     # apart from model.pt: MONAI Label offers every file of models/ as a whole network
-    default = Path("pretrained", "trunk.pt") if imported.trunk_only else Path("model.pt")
+    default = Path("pretrained", kind.foundation_file) if imported.foundation_only else Path("model.pt")
     target = Path(output) if output else bundle / "models" / default
     if target.exists() and not overwrite:
         raise InputError(f"{target}: exists; give another --output, or --overwrite to replace it.")
 
     network = build(read_inference(bundle, imported.knobs), "network_def")
-    match = check(imported.state, trunk_state(network) if imported.trunk_only else network.state_dict(), source)
-    print(f"{source}: {imported.kind}, {_knobs_text(imported)}")
+    match = check(
+        imported.state, kind.foundation(network) if imported.foundation_only else network.state_dict(), source
+    )
+    knobs = {n: v for n, v in imported.knobs.items() if not imported.foundation_only or n in kind.foundation_knobs}
+    print(f"{source}: {imported.kind}, {', '.join(f'{name} {value}' for name, value in knobs.items())}")
     print(f"{match}; {len(imported.left_out)} left out on purpose{_first_parts(imported.left_out)}")
-    if imported.trunk_only:
+    if imported.foundation_only:
         print(f"the other {len(network.state_dict()) - len(match.matched)} keys of the network stay as initialised")
-    _write(imported, Path(source), target)
+    _write(imported, knobs, Path(source), target)
     print(f"wrote {target} and {target.name}.json")
 
 
@@ -86,16 +93,12 @@ def _published(bundle: Path) -> list[dict[str, Any]]:
     return yaml.safe_load(path.read_text(encoding="utf-8"))["large_files"] if path.is_file() else []
 
 
-def _knobs_text(imported: ImportedState) -> str:
-    return ", ".join(f"{name} {value}" for name, value in imported.knobs.items())
-
-
 def _first_parts(names: tuple[str, ...]) -> str:
     parts = sorted({name.split(".", 1)[0] for name in names})
     return f" ({', '.join(parts)})" if parts else ""
 
 
-def _write(imported: ImportedState, source: Path, target: Path) -> None:
+def _write(imported: ImportedState, knobs: dict[str, object], source: Path, target: Path) -> None:
     import torch
     from safetensors.torch import save_file
 
@@ -107,7 +110,7 @@ def _write(imported: ImportedState, source: Path, target: Path) -> None:
         "source": source.name,
         "source_sha256": sha256_of(source),
         "kind": imported.kind,
-        "knobs": imported.knobs,
+        "knobs": knobs,
         "keys": len(imported.state),
         "licence": LICENCES.get(imported.kind, "as the source"),
     }
