@@ -3,26 +3,23 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
-TINY: dict[str, Any] = {
-    "backbone": "nano",
-    "image_size": 32,
-    "in_channels": 1,
-    "num_classes": 4,
-    "tuning": "adapter",
-    "batch_size": 4,
-    "num_workers": 0,
-    "max_epochs": 1,
-    "val_interval": 1,
-    "tensorboard": False,
-    "device": "cpu",
-}
+import pytest
+
+from monai_ext.errors import InputError, find_input_error
+from tests.bundles.profiles import PROFILES, ROOT
+
+TRAIN = ("train.json",)
+EVALUATE = ("train.json", "evaluate.json")
+INFERENCE = ("inference.json",)
 
 
 def bundle(name: str) -> Path:
@@ -35,10 +32,10 @@ def configs(name: str, *files: str) -> list[str]:
     return [str(bundle(name) / "configs" / file) for file in files]
 
 
-def overrides(folder: Path, data: Path, **more: Any) -> dict[str, Any]:
+def overrides(name: str, folder: Path, data: Path, **more: Any) -> dict[str, Any]:
     """Tiny knobs, and everything that is written goes into ``folder``."""
     places = {"dataset_dir": str(data), "output_dir": str(folder / "eval"), "ckpt_dir": str(folder / "models")}
-    return {**TINY, **places, **more}
+    return {**PROFILES[name].tiny, **places, **more}
 
 
 def run(name: str, run_id: str, files: tuple[str, ...], folder: Path, data: Path, **more: Any) -> None:
@@ -52,19 +49,45 @@ def run(name: str, run_id: str, files: tuple[str, ...], folder: Path, data: Path
             config_file=configs(name, *files),
             bundle_root=str(bundle(name)),
             logging_file=False,
-            **overrides(folder, data, **more),
+            **overrides(name, folder, data, **more),
         )
     finally:
         sys.excepthook = hook
 
 
+def train_and_evaluate(name: str, folder: Path, data: Path, **more: Any) -> dict[str, Any]:
+    """Do both, with the same knobs; return the summary."""
+    run(name, "training", TRAIN, folder, data, **more)
+    run(name, "evaluating", EVALUATE, folder, data, **more)
+    return read_json(folder / "eval" / "summary.json")
+
+
+def refused(name: str, run_id: str, files: tuple[str, ...], folder: Path, data: Path, **more: Any) -> InputError:
+    """Run a bundle that must refuse what it is given; return the refusal."""
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - MONAI wraps what we raise
+        run(name, run_id, files, folder, data, **more)
+    found = find_input_error(caught.value)
+    assert isinstance(found, InputError), repr(caught.value)
+    return found
+
+
 def command(name: str, run_id: str, files: tuple[str, ...], folder: Path, data: Path, **more: Any) -> list[str]:
-    """Return the same as a command line, for tests that need a process of its own."""
+    """Return the same as `run` as a command line, for tests that need a process of its own."""
     listed = "[" + ",".join(f"'{f}'" for f in configs(name, *files)) + "]"
     words = ["-m", "monai.bundle", "run", run_id, "--bundle_root", str(bundle(name)), "--config_file", listed]
-    for key, value in overrides(folder, data, **more).items():
-        words += [f"--{key}", str(value)]
-    return words
+    return [*words, *options(**overrides(name, folder, data, **more))]
+
+
+def options(**values: Any) -> list[str]:
+    """``--name value`` for each."""
+    return [word for name, value in values.items() for word in (f"--{name}", str(value))]
+
+
+def type_command(*words: str) -> None:
+    """Run ``python -m monai.bundle WORDS`` in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["monai.bundle", *words])
+        runpy.run_module("monai.bundle", run_name="__main__")
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -78,3 +101,14 @@ def call(words: list[str], cwd: Path, timeout: float = 240, **env: str) -> subpr
     return subprocess.run(
         [sys.executable, *words], cwd=cwd, env=environment(**env), capture_output=True, text=True, timeout=timeout
     )
+
+
+def read_json(path: Path) -> Any:
+    """Content of a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    """Rows of a CSV file."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))

@@ -9,12 +9,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 
-from monai_ext.networks.nets.hiera import build_sam2_trunk
-from tests.bundles.runs import ROOT, call
-
-SMALL = shlex.split("--backbone nano --image_size 32 --num_workers 0 --max_epochs 1 --batch_size 8")
+from tests.bundles.profiles import Profile
+from tests.bundles.warm_python import WarmPython
 
 
 def commands_of(card: Path) -> list[str]:
@@ -25,33 +22,34 @@ def commands_of(card: Path) -> list[str]:
     return [line.split(" #")[0].strip() for line in lines if line.strip() and not line.strip().startswith("#")]
 
 
-def words_of(line: str, bundle: Path, data: Path) -> list[str]:
+def words_of(line: str, bundle: Path, data: Path, scan: Path, small: str) -> list[str]:
     """What python is to be given: places filled in, and small knobs where a network is run."""
     line = re.sub(r"\bB(?=[/ ]|$)", str(bundle), line)
     line = re.sub(r"\bDATA\b", str(data), line)
-    line = re.sub(r"\bSCANS\b", str(data / "brain" / "image.nii.gz"), line)
+    line = re.sub(r"\bSCANS\b", str(scan), line)
     words = shlex.split(line)
     if words[0] == "torchrun":
         words = ["python", "-m", "torch.distributed.run", "--standalone", *words[1:]]
     assert words[0] == "python"
-    return [*words[1:], *(SMALL if "monai.bundle" in words else [])]
+    return [*words[1:], *(shlex.split(small) if "monai.bundle" in words else [])]
 
 
 @pytest.mark.slow
-def test_the_commands_of_the_card_work_one_after_the_other(brain: Path, tmp_path: Path) -> None:
-    bundle = tmp_path / "sam2_unet"
-    shutil.copytree(ROOT / "bundles" / "sam2_unet", bundle, ignore=shutil.ignore_patterns("models", "eval"))
-    trunk = {f"image_encoder.trunk.{name}": weight for name, weight in build_sam2_trunk("nano").state_dict().items()}
-    torch.save({"model": trunk}, tmp_path / "sam2.1_hiera_large.pt")  # the published layout, of our smallest size
+def test_the_commands_of_the_card_work_one_after_the_other(
+    profile: Profile, data: Path, scan: Path, warm: WarmPython, tmp_path: Path
+) -> None:
+    bundle = tmp_path / profile.name  # `python -m monai_ext NAME` finds it here
+    shutil.copytree(profile.folder, bundle, ignore=shutil.ignore_patterns("models", "eval"))
+    profile.card_weights(tmp_path)
     lines = commands_of(bundle / "docs" / "README.md")
     assert len(lines) >= 9
     for line in lines:
-        words = words_of(line, bundle, brain)
+        words = words_of(line, bundle, data, scan, profile.card)
         if "multi_gpu_train" in line:
-            words += ["--num_classes", "4", "--output_dir", "many", "--ckpt_dir", "many"]
-        result = call(words, tmp_path, timeout=400)
+            words += ["--num_classes", str(profile.tiny["num_classes"]), "--output_dir", "many", "--ckpt_dir", "many"]
+        result = warm.call(words, tmp_path)
         assert result.returncode == 0, f"{line}\n{result.stdout[-1500:]}\n{result.stderr[-1500:]}"
     assert (bundle / "models" / "parity.json").is_file()
-    assert (bundle / "eval" / "predictions" / "image.nii.gz").is_file()
+    assert (bundle / "eval" / "predictions" / scan.name).is_file()
     assert (tmp_path / "report.html").is_file()
     assert list((tmp_path / "dist").glob("*.zip"))

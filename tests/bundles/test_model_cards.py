@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bundles.runs import ROOT
+from tests.bundles.profiles import ROOT
 
 BUNDLES = sorted(p.parents[1].name for p in (ROOT / "bundles").glob("*/configs/metadata.json"))
 # where things lie, and what is made of other knobs

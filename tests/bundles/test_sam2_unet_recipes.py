@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import ast
-import csv
 import json
 import re
 import shlex
@@ -20,7 +19,8 @@ from PIL import Image
 
 from monai_ext.data import load_datalist
 from monai_ext.metrics import saliency_scores
-from tests.bundles.runs import ROOT, bundle, configs, run
+from tests.bundles.profiles import ROOT
+from tests.bundles.runs import bundle, configs, read_json, rows_of, run
 
 NAME = "sam2_unet"
 RECIPES = sorted(path.name for path in (bundle(NAME) / "configs").glob("recipe_*.json"))
@@ -31,15 +31,6 @@ LAYOUTS = {
     "camouflage": ("TrainDataset", "TestDataset/{}", ("CAMO", "CHAMELEON", "COD10K", "NC4K")),
     "salient": ("DUTS-TR", "{}", ("DUTS-TE", "DUT-OMRON", "HKU-IS", "PASCAL-S", "ECSSD")),
 }  # fmt: skip
-
-
-def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def rows_of(path: Path) -> list[dict[str, str]]:
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def pictures(folder: Path, names: tuple[str, str], count: int, empty: int = 0) -> None:

@@ -3,37 +3,35 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.bundles.runs import run
+from tests.bundles.profiles import Profile
+from tests.bundles.runs import TRAIN, read_json, run
 
 mlflow = pytest.importorskip("mlflow", reason='pip install "monai-ext[tracking]"')
 board = pytest.importorskip(
     "tensorboard.backend.event_processing.event_accumulator", reason='pip install "monai-ext[tracking]"'
 )
 
-NAME = "sam2_unet"
-
 
 @pytest.fixture(scope="module")
-def tracked(brain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tracked(profile: Profile, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Output folder of a run of two epochs with both."""
     folder = tmp_path_factory.mktemp("tracked")
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.chdir(tmp_path_factory.mktemp("elsewhere"))
-        run(NAME, "training", ("train.json",), folder, brain, tracking="mlflow", tensorboard=True, max_epochs=2)
+        run(profile.name, "training", TRAIN, folder, data, tracking="mlflow", tensorboard=True, max_epochs=2)
         assert list(Path.cwd().iterdir()) == []
     return folder / "eval"
 
 
 @pytest.fixture(scope="module")
 def epochs(tracked: Path) -> list[dict[str, Any]]:
-    return json.loads((tracked / "history.json").read_text(encoding="utf-8"))["epochs"]
+    return read_json(tracked / "history.json")["epochs"]
 
 
 def test_tensorboard_shows_loss_metric_and_pictures(tracked: Path, epochs: list[dict[str, Any]]) -> None:

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the shared tests must know of each bundle; everything else they read from its configs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from pydoc import locate
+from typing import Any
+
+import torch
+import torch.nn as nn
+
+from monai_ext.networks.nets.hiera import build_sam2_trunk
+
+ROOT = Path(__file__).parents[2]
+Knobs = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A bundle, how to make it small, and what is special about it.
+
+    Args:
+        name: of the bundle's folder and of its Python package.
+        tiny: knobs that make it run within seconds; also as words for its commands.
+        variants: further sets of knobs that must train and evaluate, by what they show.
+        frozen: whether training may not change the weight of that name.
+        learns: a weight that every step changes.
+        trained_file: the weights that training made, beside ``model.pt``.
+        misfit: knobs of another architecture, and what the refusal of the weights says.
+        random_training: knobs that make a training step draw random numbers, so that resuming has to restore them.
+        data: which data of the tiny data set: its folder, or one of its lists.
+        prompt_source: what an evaluation says about prompts.
+        card: words that make the commands of the model card small; the user's other knobs stand in the card.
+        card_weights: writes the file of published weights that the card's commands start from, of our smallest size.
+    """
+
+    name: str
+    tiny: Knobs
+    variants: Mapping[str, Knobs]
+    frozen: Callable[[str], bool]
+    learns: str
+    trained_file: str
+    misfit: tuple[Knobs, str]
+    random_training: Knobs = field(default_factory=dict)
+    data: str = ""
+    prompt_source: str = "none"
+    card: str = ""
+    card_weights: Callable[[Path], None] = lambda folder: None
+
+    @property
+    def folder(self) -> Path:
+        """The bundle's folder."""
+        return ROOT / "bundles" / self.name
+
+    @cached_property
+    def inference(self) -> dict[str, Any]:
+        """Content of ``inference.json``."""
+        return json.loads((self.folder / "configs" / "inference.json").read_text(encoding="utf-8"))
+
+    @cached_property
+    def inference_knobs(self) -> dict[str, Any]:
+        """The tiny knobs that inference has, too."""
+        return {name: value for name, value in self.tiny.items() if name in self.inference}
+
+    @cached_property
+    def arguments(self) -> dict[str, Any]:
+        """The tiny knobs that are arguments of the network."""
+        return {name: value for name, value in self.tiny.items() if name in self.inference["network_def"]}
+
+    @cached_property
+    def network(self) -> type[nn.Module]:
+        """The network's class."""
+        return locate(self.inference["network_def"]["_target_"])  # type: ignore[return-value]
+
+    @property
+    def classes(self) -> int:
+        """How many classes the tiny network tells apart, background included."""
+        return max(self.tiny["num_classes"], 2)
+
+
+def _in_sam2s_trunk(name: str) -> bool:
+    return name.startswith("encoder.") and "prompt_learn" not in name
+
+
+def _sam2_large(folder: Path) -> None:
+    trunk = {f"image_encoder.trunk.{name}": weight for name, weight in build_sam2_trunk("nano").state_dict().items()}
+    torch.save({"model": trunk}, folder / "sam2.1_hiera_large.pt")  # the published layout
+
+
+SMALL = {
+    "batch_size": 4,
+    "num_workers": 0,
+    "max_epochs": 1,
+    "val_interval": 1,
+    "tensorboard": False,
+    "device": "cpu",
+}
+SAM2_UNET = Profile(
+    name="sam2_unet",
+    tiny={
+        "backbone": "nano", "image_size": 32, "in_channels": 1, "num_classes": 4, "tuning": "adapter", **SMALL,
+    },
+    variants={
+        "one-class-four-modalities-lora": {"num_classes": 1, "in_channels": 4, "intensity": "zscore", "tuning": "lora"},
+        "two-classes-three-slices-coronal": {
+            "num_classes": 2, "slice_context": 1, "plane": "coronal", "intensity": "window", "intensity_upper": 200,
+        },
+        "thirteen-classes-full": {
+            "num_classes": 13, "tuning": "full", "decoder_attention": True, "use_checkpoint": True, "empty_slices": 0.5,
+        },
+        "frozen-amp-accumulation": {
+            "tuning": "frozen", "amp": True, "accumulation_steps": 2, "clip_norm": 1.0, "bce_weighting": "paper",
+        },
+    },
+    frozen=_in_sam2s_trunk,
+    learns="head.weight",
+    trained_file="tasks/main.pt",
+    misfit=({"num_classes": 2, "tuning": "adapter"}, "side1.weight is 4"),
+    random_training={"dropout": 0.1},
+    card="--backbone nano --image_size 32 --num_workers 0 --max_epochs 1 --batch_size 8",
+    card_weights=_sam2_large,
+)  # fmt: skip
+PROFILES = {profile.name: profile for profile in (SAM2_UNET,)}

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A killed run goes on, and two processes do what one does."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from tests.bundles.profiles import Profile
+from tests.bundles.runs import EVALUATE, TRAIN, call, command, environment, read_json, refused, run
+from tests.bundles.warm_python import WarmPython
+
+
+def final_weights(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(folder / "eval" / "checkpoint.pt", weights_only=True)["objects"]["network"]
+
+
+def wait_for_epoch(folder: Path, process: subprocess.Popen[bytes], epoch: int) -> None:
+    history, deadline = folder / "eval" / "history.json", time.monotonic() + 200
+    while time.monotonic() < deadline:
+        if history.is_file() and len(read_json(history)["epochs"]) >= epoch:
+            return
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.02)
+    raise AssertionError("no epoch ended in time")
+
+
+def test_a_killed_run_goes_on_to_the_same_weights_bit_for_bit(profile: Profile, data: Path, tmp_path: Path) -> None:
+    knobs = {"max_epochs": 5, "num_workers": 1, **profile.random_training}
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run(profile.name, "training", TRAIN, whole, data, **{**knobs, "num_workers": 0})
+    words = [sys.executable, *command(profile.name, "training", TRAIN, killed, data, **knobs)]
+    process = subprocess.Popen(
+        words, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )  # fmt: skip
+    wait_for_epoch(killed, process, 2)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert len(read_json(killed / "eval" / "history.json")["epochs"]) < 5
+    run(profile.name, "training", TRAIN, killed, data, **knobs, resume=True)
+    expected, resumed = final_weights(whole), final_weights(killed)
+    assert all(torch.equal(expected[n], resumed[n]) for n in expected)
+    epochs = [read_json(folder / "eval" / "history.json")["epochs"] for folder in (whole, killed)]
+    losses = [[(e["epoch"], e["train_loss"], e["val_mean_dice"]) for e in history] for history in epochs]
+    assert losses[0] == losses[1]
+
+
+def test_resuming_with_other_knobs_is_refused(profile: Profile, data: Path, tmp_path: Path) -> None:
+    run(profile.name, "training", TRAIN, tmp_path, data)
+    before = (tmp_path / "eval" / "checkpoint.pt").read_bytes()
+    refusal = refused(profile.name, "training", TRAIN, tmp_path, data, resume=True, learning_rate=0.5, max_epochs=2)
+    assert "learning_rate" in str(refusal)
+    assert (tmp_path / "eval" / "checkpoint.pt").read_bytes() == before
+
+
+def torchrun(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    return call([*launch, *words], folder, timeout=400)
+
+
+def two_test_cases(listed: Path, folder: Path) -> Path:
+    """The same data, with the validation case as a second test case."""
+    folder.mkdir()
+    content = read_json(listed)
+    for section in ("training", "validation", "test"):
+        for item in content[section]:
+            item["image"], item["label"] = (str(listed.parent / item[key]) for key in ("image", "label"))
+    content["test"] += [{**content["validation"][0], "subject": "other"}]
+    (folder / "datalist.json").write_text(json.dumps(content), encoding="utf-8")
+    return folder
+
+
+def test_two_processes_train_and_evaluate_as_one(profile: Profile, data: Path, tmp_path: Path) -> None:
+    files = ("train.json", "multi_gpu_train.json")
+    trained = torchrun(command(profile.name, "training", files, tmp_path, data), tmp_path)
+    assert trained.returncode == 0, trained.stderr[-2000:]
+    record = read_json(tmp_path / "eval" / "run.json")
+    assert record["hardware"]["processes"] == 2
+    metrics = [line.split("mean_dice: ")[1] for line in trained.stdout.splitlines() if "new best metric" in line]
+    assert len(metrics) == 2
+    assert metrics[0] == metrics[1]
+
+    cases = two_test_cases(data / "datalist.json" if data.is_dir() else data, tmp_path / "data")
+    words = command(profile.name, "evaluating", (*EVALUATE, "multi_gpu_evaluate.json"), tmp_path, cases)
+    scored = torchrun(words, tmp_path)
+    assert scored.returncode == 0, scored.stderr[-2000:]
+    together = read_json(tmp_path / "eval" / "summary.json")
+    run(profile.name, "evaluating", EVALUATE, tmp_path, cases)
+    alone = read_json(tmp_path / "eval" / "summary.json")
+    assert together["cases"] == 2
+    assert together["mean_foreground"] == alone["mean_foreground"]
+
+
+def test_the_many_process_file_alone_says_how_to_start(
+    profile: Profile, data: Path, warm: WarmPython, tmp_path: Path
+) -> None:
+    files = ("train.json", "multi_gpu_train.json")
+    result = warm.call(command(profile.name, "training", files, tmp_path, data), tmp_path)
+    assert result.returncode != 0
+    assert "torchrun" in result.stderr.strip().splitlines()[-1]
