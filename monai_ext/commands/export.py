@@ -23,6 +23,7 @@ def export(
     image: str | None = None,
     output_dir: str | None = None,
     config_file: str | None = None,
+    plain_image_size: int | None = None,
     **knobs: object,
 ) -> None:
     """Write model.ts (TorchScript), model.onnx and parity.json, which compares both with the network.
@@ -33,7 +34,8 @@ def export(
     config's dataset_dir, else random values. The exit status is 1, and the files are kept, if any logit differs
     by more than 1e-4.
 
-    model.ts needs PyTorch only, model.onnx onnxruntime only: neither needs this project.
+    model.ts needs PyTorch only, model.onnx onnxruntime only: neither needs this project. A network that stands on
+    Segment Anything is also written as plain_sam.pth, which the package segment-anything loads.
 
     Args:
         name: bundle, by name or path.
@@ -42,6 +44,7 @@ def export(
         image: image, volume or data list to compare on; it goes through the bundle's own preprocessing.
         output_dir: where to write. Default: models of the bundle.
         config_file: another config on top of inference.json, such as demo.json.
+        plain_image_size: resize the positions in plain_sam.pth to this image size; 1024 is what the package builds.
         knobs: top-level entries of inference.json to change, as for `monai.bundle run`.
 
     Example:
@@ -59,12 +62,13 @@ def export(
 
     require_onnx()  # before minutes of work
     parser = _inference_for(bundle, weights, knobs, config_file)
-    record = _export(bundle, parser, weights, Path(image) if image else None, target)
+    record = _export(bundle, parser, weights, Path(image) if image else None, target, plain_image_size)
     print(f"compared on: {record['image']}")
-    for kind in ("torchscript", "onnx"):
-        print(_line_of(record[kind]))
+    parts = [record[kind] for kind in ("torchscript", "onnx", "plain_sam") if kind in record]
+    for part in parts:
+        print(_line_of(part))
     print(f"wrote {target / 'parity.json'}")
-    if not (record["torchscript"]["passed"] and record["onnx"]["passed"]):
+    if not all(part["passed"] for part in parts):
         print(f"FAILED: a file differs by more than {TOLERANCE} of the largest logit; do not use it.")
         raise SystemExit(1)
 
@@ -75,26 +79,48 @@ def _inference_for(bundle: Path, weights: Path, knobs: dict[str, object], config
     from monai_ext.shipping.bundle_network import package_of, read_inference
 
     importer = IMPORTERS.get(package_of(read_inference(bundle)))
-    told = importer(read_state(weights), str(weights)).knobs if importer else {}
-    if told:
-        print("told by the weights: " + ", ".join(f"{name} {value}" for name, value in told.items()))
+    if importer is None:
+        return read_inference(bundle, None, knobs, config_file)
+    imported = importer(read_state(weights), str(weights))
+    told = dict(imported.knobs)
+    stated = read_inference(bundle, None, knobs, config_file)
+    for name, values in imported.ambiguous.items():
+        if stated.get(name) in values:
+            told[name] = stated[name]
+        if name not in knobs:
+            others = " or ".join(str(value) for value in values if value != told[name])
+            print(f"the weights also fit {name} {others}: give --{name} if {told[name]} is not what they were made for")
+    print("told by the weights: " + ", ".join(f"{name} {value}" for name, value in told.items()))
     return read_inference(bundle, told, knobs, config_file)
 
 
-def _export(bundle: Path, parser: ConfigParser, weights: Path, image: Path | None, target: Path) -> dict[str, Any]:
+def _export(
+    bundle: Path, parser: ConfigParser, weights: Path, image: Path | None, target: Path, plain_image_size: int | None
+) -> dict[str, Any]:
     import torch
 
     from monai_ext.files import sha256_of, write_json
     from monai_ext.shipping.bundle_network import load_network
     from monai_ext.shipping.export_files import opset_of, write_onnx, write_torchscript
     from monai_ext.shipping.parity import parity_of
+    from monai_ext.shipping.plain_sam import HasPlainSam, require_plain_size, write_plain_sam
     from monai_ext.shipping.sample_image import sample_input
 
     network = load_network(parser, weights)
+    require_plain_size(network, plain_image_size)
     sample, description = sample_input(parser, network, image)
-    with torch.no_grad():
-        expected = network(sample).clone()  # before merging, so that a wrong merge shows
+    low = sample[:, :, : max(1, sample.shape[2] * 3 // 4)].contiguous()
+    with torch.no_grad():  # before merging, so that a wrong merge shows
+        expected, expected_low = network(sample).clone(), network(low).clone()
+    plain = {}
+    if isinstance(network, HasPlainSam):
+        print("writing plain Segment Anything ...", flush=True)
+        plain = {"plain_sam": write_plain_sam(network, target / "plain_sam.pth", TOLERANCE, plain_image_size)}
     network = _merged(network).requires_grad_(False)
+
+    def compared(path: Path, axes: list[str]) -> dict[str, Any]:
+        other = (low, expected_low) if {"height", "width"} <= set(axes) else None
+        return {**parity_of(path, sample, expected, TOLERANCE, other), "free_axes": axes}
 
     script, graph = target / "model.ts", target / "model.onnx"
     print(f"tracing {type(network).__name__} for TorchScript ...", flush=True)
@@ -107,8 +133,9 @@ def _export(bundle: Path, parser: ConfigParser, weights: Path, image: Path | Non
         "network": str(parser.get("network_def", {}).get("_target_")),
         "weights_sha256": sha256_of(weights),
         "image": description,
-        "torchscript": {**parity_of(script, sample, expected, TOLERANCE), "free_axes": script_axes},
-        "onnx": {**parity_of(graph, sample, expected, TOLERANCE), "free_axes": graph_axes, "opset": opset_of(graph)},
+        "torchscript": compared(script, script_axes),
+        "onnx": {**compared(graph, graph_axes), "opset": opset_of(graph)},
+        **plain,
         "tolerance": TOLERANCE,
         "versions": _versions(),
     }
@@ -126,12 +153,15 @@ def _merged(network: nn.Module) -> nn.Module:
 
 
 def _line_of(part: dict[str, Any]) -> str:
+    verdict = f"{part['file']:<11} {'ok' if part['passed'] else 'FAILED'}: "
+    if "sam_type" in part:
+        note = f"; {part['note']}" if part["note"] else ""
+        return (
+            f"{verdict}its {part['keys']} keys load strictly into plain {part['sam_type']}, largest difference of the "
+            f"embedding {part['max_abs_difference']:.1e}{note}"
+        )
     free = ", ".join(part["free_axes"]) or "none"
-    verdict = "ok" if part["passed"] else "FAILED"
-    return (
-        f"{part['file']:<11} {verdict}: largest difference {part['max_abs_difference']:.1e}, "
-        f"Dice {part['dice']:.4f}, free sizes: {free}"
-    )
+    return f"{verdict}largest difference {part['max_abs_difference']:.1e}, Dice {part['dice']:.4f}, free sizes: {free}"
 
 
 def _now() -> str:

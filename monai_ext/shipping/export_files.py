@@ -24,8 +24,10 @@ logger = logging.getLogger(__name__)
 def write_torchscript(network: nn.Module, image: Tensor, path: Path) -> list[str]:
     """Trace ``network`` and save it; return which of ``batch, height, width`` the file leaves free.
 
-    Height and width are free if the network has a set ``image_size``, to which it resizes every image itself. Else
-    the file refuses other sizes: a trace would take them and quietly compute with constants of the traced size.
+    Height and width are free if the network says so by an attribute ``exports_any_size``, or, without one, if it
+    has a set ``image_size``, to which it resizes every image itself; and if the trace, made at another size, then
+    computes the same as the network. Else the file refuses other sizes: a trace would take them and quietly compute
+    with constants of the traced size.
 
     Args:
         network: in evaluation mode, one tensor in, one tensor out.
@@ -33,13 +35,13 @@ def write_torchscript(network: nn.Module, image: Tensor, path: Path) -> list[str
         path: file to write.
     """
     with torch.inference_mode(False), torch.no_grad(), quiet(), _staged(path) as temporary:
-        if _resizes(network):
-            script = torch.jit.trace(network, _another_size(network, image).repeat(2, 1, 1, 1), check_trace=False)
-        else:
+        script = _trace_for_any_size(network, image) if _takes_any_size(network) else None
+        axes = ["batch"] if script is None else list(AXES)
+        if script is None:
             traced = torch.jit.trace(network, image.repeat(2, 1, 1, 1), check_trace=False)
             script = torch.jit.script(_OneSize(traced, image.shape[2], image.shape[3]).eval())
         torch.jit.save(script, str(temporary))
-    return list(AXES) if _resizes(network) else ["batch"]
+    return axes
 
 
 def write_onnx(network: nn.Module, image: Tensor, path: Path) -> list[str]:
@@ -61,7 +63,7 @@ def write_onnx(network: nn.Module, image: Tensor, path: Path) -> list[str]:
     external = _weight_bytes(network) > PROTOBUF_LIMIT
     attempts: list[dict[str, int]] = [{"batch": 0}, {}]
     with _staged(path) as temporary, torch.no_grad(), quiet():
-        for axes in [AXES, *attempts] if _resizes(network) else attempts:
+        for axes in [AXES, *attempts] if _takes_any_size(network) else attempts:
             try:
                 _export_onnx(network, image, temporary, axes, external)
                 break
@@ -154,15 +156,27 @@ class _OneSize(nn.Module):
         return self.network(image)
 
 
-def _resizes(network: nn.Module) -> bool:
-    """Whether the network brings every image to one size itself."""
-    return getattr(network, "image_size", None) is not None
+def _trace_for_any_size(network: nn.Module, image: Tensor) -> torch.jit.ScriptModule | None:
+    """Trace at another size than the image's; None if that computes something else at the image's own."""
+    expected = network(image)
+    try:
+        script = torch.jit.trace(network, _another_size(network, image).repeat(2, 1, 1, 1), check_trace=False)
+        torch.testing.assert_close(script(image), expected, rtol=1e-3, atol=1e-3)
+    except Exception as error:  # whatever a trace that holds constants stumbles over
+        logger.debug("TorchScript with free sizes failed: %s", error)
+        return None
+    return script
+
+
+def _takes_any_size(network: nn.Module) -> bool:
+    """Whether the network says that its export fits any image, or else brings every image to one size itself."""
+    return bool(getattr(network, "exports_any_size", getattr(network, "image_size", None) is not None))
 
 
 def _another_size(network: nn.Module, image: Tensor) -> Tensor:
     """Stretch the image to a size that the network has nowhere inside; equal sizes would be taken for one."""
-    inside = network.image_size
-    height, width = (inside, inside) if isinstance(inside, int) else inside  # type: ignore[misc]
+    inside = getattr(network, "image_size", None) or (image.shape[2], image.shape[3])
+    height, width = (inside, inside) if isinstance(inside, int) else inside
     return nn.functional.interpolate(image, size=(height + 24, width + 16), mode="nearest")
 
 
