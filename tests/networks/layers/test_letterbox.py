@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures of any size inside a square, as Segment Anything's own transforms place them, and back."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from segment_anything.utils.transforms import ResizeLongestSide
+
+from monai_ext.networks.layers.letterbox import Letterbox
+
+SIZES = [(50, 97), (97, 50), (64, 64), (1, 300), (300, 1), (63, 64), (255, 256), (1000, 7)]
+
+
+def frame_of(height: int, width: int, side: int = 64) -> Letterbox:
+    return Letterbox.of(torch.zeros(1, 1, height, width), side)
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_the_picture_takes_the_place_that_sam_gives_it(height: int, width: int) -> None:
+    frame = frame_of(height, width)
+    published = ResizeLongestSide.get_preprocess_shape(height, width, 64)
+    assert (frame.inner_height, frame.inner_width) == tuple(max(side, 1) for side in published)
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_padding_fills_the_square_and_restoring_gives_the_picture_back(height: int, width: int) -> None:
+    frame = frame_of(height, width)
+    square = frame.pad(frame.fit(torch.rand(2, 3, height, width)))
+    assert square.shape == (2, 3, 64, 64)
+    assert frame.restore(torch.rand(2, 1, 16, 16)).shape == (2, 1, height, width)
+    assert square[..., frame.inner_height :, :].abs().sum() == square[..., frame.inner_width :].abs().sum() == 0
+
+
+def test_a_smooth_picture_survives_the_way_there_and_back() -> None:
+    rows, columns = torch.meshgrid(torch.linspace(0, 1, 90), torch.linspace(0, 1, 60), indexing="ij")
+    picture = (rows + 2 * columns)[None, None]
+    frame = Letterbox.of(picture, 64)
+    back = frame.restore(frame.pad(frame.fit(picture)))
+    torch.testing.assert_close(back[..., 4:-4, 4:-4], picture[..., 4:-4, 4:-4], atol=0.02, rtol=0)
+
+
+def test_coordinates_are_scaled_as_sam_does_and_back() -> None:
+    frame, boxes = frame_of(50, 97), torch.tensor([[10.0, 5.0, 40.0, 30.0]])
+    published = ResizeLongestSide(64).apply_boxes_torch(boxes, (50, 97))
+    torch.testing.assert_close(frame.into(boxes), published)
+    torch.testing.assert_close(frame.back(frame.into(boxes)), boxes)
+    torch.testing.assert_close(frame.into(boxes[:, :2]), published[:, :2])
+
+
+def test_cropped_masks_hold_every_cell_that_shows_the_picture() -> None:
+    assert frame_of(50, 97).crop(torch.zeros(1, 1, 16, 16)).shape == (1, 1, 9, 16)  # 33 of 64 rows, cells of 4
+    assert frame_of(64, 64).crop(torch.zeros(1, 1, 16, 16)).shape == (1, 1, 16, 16)
