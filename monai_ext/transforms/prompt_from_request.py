@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -185,7 +185,7 @@ class _Grid:
 
 
 def _is_empty(value: object) -> bool:
-    return value is None or (isinstance(value, Sequence) and len(value) == 0)
+    return value is None or (isinstance(value, Sized) and len(value) == 0)
 
 
 def _sorted_corners(corners: Array) -> Array:
