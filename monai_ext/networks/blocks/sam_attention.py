@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention of Segment Anything's image encoder that projects real tokens only."""
+"""Attention of Segment Anything's image encoder without work on padding, in little memory."""
 
 from __future__ import annotations
 
@@ -9,13 +9,19 @@ import torch.nn.functional as F
 from segment_anything.modeling.image_encoder import Attention as PublishedAttention
 from torch import Tensor
 
+from monai_ext.networks.layers.relative_attention import relative_attention
+
+BANDS = 8  # of queries, one after the other, where the graph is recorded: each more is another copy of the graph
+
 
 class SAMAttention(nn.Module):
     """Drop-in for Segment Anything's attention and its windows, with the same parameters and the same result.
 
     Segment Anything (https://arxiv.org/abs/2304.02643) pads the grid to whole windows *before* the projection of
-    query, key and value. Padded tokens are zeros, so they are projected to the bias: we project the real tokens only
-    and pad afterwards.
+    query, key and value. Padded tokens are zeros, so they are projected to the bias: we project the real tokens only,
+    pad afterwards and drop the padded queries. Nowhere are there logits of all queries by all keys at a time: on a
+    CPU see `relative_attention`; where the graph is recorded (trace, export, compile) and on other devices, a few
+    bands of queries go through torch's own attention.
 
     Args:
         attention: the published attention, whose parts are taken over (not copied).
@@ -23,6 +29,9 @@ class SAMAttention(nn.Module):
 
     Shape:
         (B, H, W, C) -> (B, H, W, C)
+
+    Raises:
+        ValueError: the published attention was built without relative positions.
 
     Example:
         >>> published = PublishedAttention(dim=8, num_heads=2, use_rel_pos=True, input_size=(4, 4))
@@ -32,55 +41,100 @@ class SAMAttention(nn.Module):
 
     def __init__(self, attention: PublishedAttention, window_size: int = 0) -> None:
         super().__init__()
+        if not attention.use_rel_pos:
+            raise ValueError("SAMAttention needs use_rel_pos=True, as all published encoders have it, got False.")
         self.num_heads = int(attention.num_heads)
         self.window_size = int(window_size)
         self.qkv = attention.qkv
         self.proj = attention.proj
-        self.use_rel_pos = bool(attention.use_rel_pos)
-        if self.use_rel_pos:
-            self.rel_pos_h = attention.rel_pos_h
-            self.rel_pos_w = attention.rel_pos_w
+        self.rel_pos_h = attention.rel_pos_h
+        self.rel_pos_w = attention.rel_pos_w
 
     def forward(self, tokens: Tensor) -> Tensor:
         height, width, channels = tokens.shape[1:]
+        size = (self.window_size or height, self.window_size or width)
+        padded = bool(height % size[0] or width % size[1])
         qkv = self.qkv(tokens)  # (B, H, W, C) -> (B, H, W, 3 * C)
-        size = self.window_size
-        if size == 0:
-            return self.proj(self._attend(qkv))
-        padding = self.qkv(tokens.new_zeros(1, 1, 1, channels))
-        qkv = _pad(qkv, padding, -height % size, -width % size)
-        rows, columns = qkv.shape[1] // size, qkv.shape[2] // size
-        windows = qkv.reshape(-1, rows, size, columns, size, 3 * channels).transpose(2, 3)
-        windows = self._attend(windows.reshape(-1, size, size, 3 * channels))
-        grid = windows.reshape(-1, rows, columns, size, size, channels).transpose(2, 3)
-        grid = grid.reshape(-1, rows * size, columns * size, channels)
-        return self.proj(grid[:, :height, :width])
+        padding = self.qkv(tokens.new_zeros(1, 1, 1, channels)) if padded else None
+        rows = _offsets(self.rel_pos_h, size[0]).to(qkv.dtype)
+        columns = _offsets(self.rel_pos_w, size[1]).to(qkv.dtype)
+        recorded = torch.jit.is_tracing() or torch.compiler.is_compiling()
+        attend = self._attend if tokens.device.type == "cpu" and not recorded else self._attend_recorded
+        return self.proj(attend(qkv, padding, rows, columns))
 
-    def _attend(self, qkv: Tensor) -> Tensor:
-        """Attend over whole grids: (N, H, W, 3 * C) -> (N, H, W, C)"""
-        height, width, channels = qkv.shape[1:]
-        query, key, value = qkv.reshape(-1, height * width, 3, self.num_heads, channels // 3 // self.num_heads).permute(
-            2, 0, 3, 1, 4
-        )
-        bias = self._bias(query, height, width) if self.use_rel_pos else None
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-        return out.transpose(1, 2).reshape(-1, height, width, channels // 3)
+    def _attend(self, qkv: Tensor, padding: Tensor | None, rows: Tensor, columns: Tensor) -> Tensor:
+        """Attend inside windows of up to four sizes (inner, right edge, lower edge, corner) -> (B, H, W, C)"""
+        channels, size = qkv.shape[-1] // 3, (rows.shape[0], columns.shape[0])
+        padding = None if padding is None else padding[..., channels:]
+        strips = []
+        for top, bottom, height in _spans(qkv.shape[1], size[0]):
+            strip = []
+            for left, right, width in _spans(qkv.shape[2], size[1]):
+                region = qkv[:, top:bottom, left:right]
+                pairs = _pad(region[..., channels:], padding, size[0] - height, size[1] - width)
+                key, value = _split(pairs, size, (2, self.num_heads)).flatten(2, 3).unbind(0)
+                query = _split(region[..., :channels], (height, width), (1, self.num_heads))[0]
+                windows = relative_attention(query, key, value, rows[:height], columns[:width])
+                strip.append(_join(windows, ((bottom - top) // height, (right - left) // width), self.num_heads))
+            strips.append(_concatenate(strip, dim=2))
+        return _concatenate(strips, dim=1)
 
-    def _bias(self, query: Tensor, height: int, width: int) -> Tensor:
-        """Relative position bias of queries (N, heads, H * W, D) -> (N, heads, H * W, H * W)"""
-        grid = query.unflatten(2, (height, width))
-        rows = torch.einsum("nhyxd,ykd->nhyxk", grid, _offsets(self.rel_pos_h, height))
-        columns = torch.einsum("nhyxd,xkd->nhyxk", grid, _offsets(self.rel_pos_w, width))
-        return (rows[..., None] + columns[..., None, :]).flatten(4, 5).flatten(2, 3)
+    def _attend_recorded(self, qkv: Tensor, padding: Tensor | None, rows: Tensor, columns: Tensor) -> Tensor:
+        """Attend inside whole windows with torch's own attention, band by band -> (B, H, W, C)"""
+        height, width, size = qkv.shape[1], qkv.shape[2], (rows.shape[0], columns.shape[0])
+        grid = _pad(qkv, padding, -height % size[0], -width % size[1])
+        windows = _split(grid, size, (3, self.num_heads))  # (3, N, h, w, D)
+        query, key, value = windows[0], windows[1].flatten(1, 2)[:, None], windows[2].flatten(1, 2)[:, None]
+        bands = []
+        step = size[0] if self.window_size else -(-size[0] // BANDS)
+        for top in range(0, size[0], step):
+            band = query[:, top : top + step]
+            bias = _bias(band, rows[top : top + step], columns)
+            out = F.scaled_dot_product_attention(band.flatten(1, 2)[:, None], key, value, attn_mask=bias[:, None])
+            bands.append(out.reshape(band.shape))
+        out = _join(_concatenate(bands, dim=1), (grid.shape[1] // size[0], grid.shape[2] // size[1]), self.num_heads)
+        return out[:, :height, :width]
 
 
-def _pad(qkv: Tensor, padding: Tensor, below: int, right: int) -> Tensor:
+def _spans(length: int, window: int) -> list[tuple[int, int, int]]:
+    """Cut a side into a run of whole windows and one smaller rest: (start, end, window side)."""
+    whole = length // window * window
+    spans = [(0, whole, window)] if whole else []
+    return [*spans, (whole, length, length - whole)] if whole < length else spans
+
+
+def _pad(grid: Tensor, padding: Tensor | None, below: int, right: int) -> Tensor:
     """Append rows and columns of the token ``padding`` (1, 1, 1, C) to a grid (B, H, W, C)."""
-    if right:
-        qkv = torch.cat([qkv, padding.expand(qkv.shape[0], qkv.shape[1], right, -1)], dim=2)
-    if below:
-        qkv = torch.cat([qkv, padding.expand(qkv.shape[0], below, qkv.shape[2], -1)], dim=1)
-    return qkv
+    if padding is not None and right:
+        grid = torch.cat([grid, padding.expand(grid.shape[0], grid.shape[1], right, -1)], dim=2)
+    if padding is not None and below:
+        grid = torch.cat([grid, padding.expand(grid.shape[0], below, grid.shape[2], -1)], dim=1)
+    return grid
+
+
+def _split(grid: Tensor, size: tuple[int, int], parts: tuple[int, int]) -> Tensor:
+    """Windows and heads of a grid (B, H, W, P * heads * D) -> (P, N, h, w, D), contiguous; N = B * windows * heads"""
+    (height, width), dim = size, grid.shape[-1] // (parts[0] * parts[1])
+    split = grid.reshape(-1, grid.shape[1] // height, height, grid.shape[2] // width, width, *parts, dim)
+    return split.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(parts[0], -1, height, width, dim)
+
+
+def _join(windows: Tensor, counts: tuple[int, int], heads: int) -> Tensor:
+    """Put windows and heads (N, h, w, D) back into a grid (B, rows * h, columns * w, heads * D)."""
+    (rows, columns), (height, width, dim) = counts, windows.shape[1:]
+    grid = windows.reshape(-1, rows, columns, heads, height, width, dim).permute(0, 1, 4, 2, 5, 3, 6)
+    return grid.reshape(-1, rows * height, columns * width, heads * dim)
+
+
+def _concatenate(parts: list[Tensor], dim: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=dim)
+
+
+def _bias(query: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Relative position bias of queries (N, h, w, D) -> (N, h * w, H * W)"""
+    bias_rows = torch.einsum("nyxd,ykd->nyxk", query, rows)
+    bias_columns = torch.einsum("nyxd,xkd->nyxk", query, columns)
+    return (bias_rows[..., None] + bias_columns[..., None, :]).flatten(3).flatten(1, 2)
 
 
 def _offsets(table: Tensor, side: int) -> Tensor:
