@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,22 +17,32 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from monai_ext.data.slices import check_plane, stack_view, upright
+from monai_ext.errors import InputError
 from monai_ext.report.palette import class_colour
+from monai_ext.report.prompt_record import PromptRecord, SlicePrompt, parse_prompts
+
+logger = logging.getLogger(__name__)
 
 OPACITY = 0.45
 BAR = 18
 GAP = 6
 INK, PAPER = (230, 230, 230), (20, 20, 20)
+LINE, EDGE = (255, 255, 255), (0, 0, 0)  # of prompts: white dashes on black, which is no class's colour
+DASH, SPACE, ARM = 5, 3, 4
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One slice as it is displayed: ``image`` (H, W, 3) uint8 and label maps (H, W) by the name of their panel."""
+    """One slice as it is displayed: ``image`` (H, W, 3) uint8 and label maps (H, W) by the name of their panel.
+
+    ``prompt`` is what the network was given with it, where that was recorded.
+    """
 
     title: str
     image: np.ndarray
     maps: Mapping[str, np.ndarray]
     aspect: float
+    prompt: SlicePrompt | None = None
 
 
 def take_sample(title: str, output: Mapping[str, Any], plane: str) -> Sample:
@@ -40,7 +51,8 @@ def take_sample(title: str, output: Mapping[str, Any], plane: str) -> Sample:
     Args:
         title: the case's name.
         output: ``image`` (C, *spatial) and label maps or probabilities ``label``, ``pred`` (1, *spatial), of one
-            grid; ``label`` may be missing. Volumes with an affine are turned to RAS.
+            grid; ``label`` may be missing. Volumes with an affine are turned to RAS. A record of prompts in the
+            metadata of ``pred`` (JSON, under ``prompts``) is drawn if it is of this plane.
         plane: of the slice of a volume.
 
     Raises:
@@ -64,6 +76,7 @@ def take_sample(title: str, output: Mapping[str, Any], plane: str) -> Sample:
         image=_colours(stacks["image"][index], is_volume),
         maps={name: convert_to_numpy(found[index]) for name, found in labels.items()},
         aspect=_aspect(tensors["image"], plane) if is_volume else 1.0,
+        prompt=_prompt(output.get("pred"), plane if is_volume else "", index),
     )
 
 
@@ -93,6 +106,19 @@ def _labels(maps: Tensor) -> Tensor:
     return (maps.round() if torch.equal(maps, maps.round()) else maps > 0.5).to(torch.uint8)
 
 
+def _prompt(pred: object, plane: str, index: int) -> SlicePrompt | None:
+    """Return the prompt of a slice from the metadata of the prediction; a record that cannot be read is none."""
+    text = pred.meta.get("prompts") if isinstance(pred, MetaTensor) else None
+    if isinstance(text, list | tuple) and len(text) == 1:  # a batch of one, not taken apart
+        text = text[0]
+    try:
+        record = parse_prompts(text) if isinstance(text, str) and text else PromptRecord("", "", {})
+    except InputError as error:
+        logger.debug("prompts are not drawn: their record %s", error)
+        return None
+    return record.slices.get(index) if plane in ("", record.plane) else None
+
+
 def _aspect(volume: Tensor, plane: str) -> float:
     """Return how much higher than wide a pixel of the slice is."""
     if not isinstance(volume, MetaTensor):
@@ -116,11 +142,14 @@ def _draw_row(sample: Sample, panel: int) -> Image.Image:
     size = (max(1, round(width * scale)), max(1, round(height * sample.aspect * scale)))
     panels = {"image": Image.fromarray(sample.image).resize(size, Image.Resampling.BILINEAR)}
     panels.update({name: _paint(panels["image"], labels, size) for name, labels in sample.maps.items()})
+    if sample.prompt is not None and "prediction" in panels:
+        _mark(panels["prediction"], sample.prompt, (height, width))
     row = Image.new("RGB", (len(panels) * (size[0] + GAP) + GAP, size[1] + BAR + GAP), PAPER)
     pen, font = ImageDraw.Draw(row), ImageFont.load_default()
     for number, (name, picture) in enumerate(panels.items()):
         left = GAP + number * (size[0] + GAP)
-        text = sample.title if number == 0 else name
+        said = f": {sample.prompt.text}" if sample.prompt is not None and name == "prediction" else ""
+        text = sample.title if number == 0 else name + said
         while len(text) > 1 and pen.textlength(text, font) > size[0]:
             text = text[:-1]
         pen.text((left, 3), text, INK, font)
@@ -138,3 +167,26 @@ def _paint(image: Image.Image, labels: np.ndarray, size: tuple[int, int]) -> Ima
     opacity = np.where(border, 1.0, np.where(shown > 0, OPACITY, 0.0))[..., None]
     mixed = np.asarray(image, np.float32) * (1 - opacity) + table[shown] * opacity
     return Image.fromarray(mixed.round().astype(np.uint8))
+
+
+def _mark(picture: Image.Image, prompt: SlicePrompt, shape: tuple[int, int]) -> None:
+    """Draw box and points of a slice of ``shape`` (rows, columns) into its picture."""
+    pen, down, across = ImageDraw.Draw(picture), picture.height / shape[0], picture.width / shape[1]
+    if prompt.box is not None:
+        left, top, right, bottom = prompt.box
+        sides = round(left * across), round(top * down), round((right + 1) * across) - 1, round((bottom + 1) * down) - 1
+        x0, y0, x1, y1 = (min(max(side, 1), size - 2) for side, size in zip(sides, picture.size * 2, strict=True))
+        x1, y1 = max(x0, x1), max(y0, y1)
+        pen.rectangle((x0 - 1, y0 - 1, x1 + 1, y1 + 1), outline=EDGE, width=3)
+        for x in range(x0, x1 + 1, DASH + SPACE):
+            pen.line([(x, y0), (min(x + DASH - 1, x1), y0)], LINE)
+            pen.line([(x, y1), (min(x + DASH - 1, x1), y1)], LINE)
+        for y in range(y0, y1 + 1, DASH + SPACE):
+            pen.line([(x0, y), (x0, min(y + DASH - 1, y1))], LINE)
+            pen.line([(x1, y), (x1, min(y + DASH - 1, y1))], LINE)
+    for column, row, is_object in prompt.points:
+        x, y = round((column + 0.5) * across), round((row + 0.5) * down)
+        for colour, width in ((EDGE, 1), (LINE, 0)):
+            pen.rectangle((x - ARM - width, y - width, x + ARM + width, y + width), colour)
+            if is_object:
+                pen.rectangle((x - width, y - ARM - width, x + width, y + ARM + width), colour)

@@ -33,8 +33,9 @@ class SampleOverlays:
     """Handler for an evaluator: ``overlays/epoch_0003.png`` with image, truth and prediction of its first cases.
 
     Of a volume it shows the slice with most of the true object, as radiologists look at it (patient's right on the
-    left); classes have the report's colours, which readers with any colour vision can tell apart. The same
-    picture goes to TensorBoard, and to MLflow (as the artifact ``overlays/epoch_0003.png``) when an
+    left); classes have the report's colours, which readers with any colour vision can tell apart. Where the
+    prediction's metadata record which prompt each slice got, its box is drawn in dashes, its points as + and -. The
+    same picture goes to TensorBoard, and to MLflow (as the artifact ``overlays/epoch_0003.png``) when an
     `MLFlowHandler` is attached to the evaluator, which ``--tracking mlflow`` does, or to a trainer that this
     handler is attached to as well. Only the first process draws, its own cases.
 

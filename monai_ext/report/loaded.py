@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from monai_ext.errors import InputError
 from monai_ext.report.cases import ScoredCase
-from monai_ext.report.scans import PictureScan, Scan, VolumeScan, read_scan
+from monai_ext.report.prompt_record import PromptRecord, SlicePrompt, read_prompts
+from monai_ext.report.scans import PLANES, PictureScan, Scan, VolumeScan, read_scan
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,6 +27,7 @@ class LoadedCase:
         labels: label maps by name, integer classes.
         window: intensities shown as black and white.
         notes: what could not be shown, a sentence each.
+        prompts: the prompt of each slice, None where none were recorded.
     """
 
     case: ScoredCase
@@ -33,6 +35,15 @@ class LoadedCase:
     labels: dict[str, Scan]
     window: tuple[float, float]
     notes: list[str]
+    prompts: PromptRecord | None = None
+
+    def prompt_of(self, plane: str, index: int) -> SlicePrompt | None:
+        """Return the prompt of the slice shown, in its pixels; None when none is known, as for any other plane."""
+        shown = self.image.shown_plane(plane)
+        if self.prompts is None or (shown and shown != self.prompts.plane):
+            return None
+        found = self.prompts.slices.get(index)
+        return None if found is None else found.moved(self.image.to_frame)
 
 
 def load_case(case: ScoredCase) -> LoadedCase:
@@ -54,7 +65,30 @@ def load_case(case: ScoredCase) -> LoadedCase:
             labels[layer] = _as_classes(read_scan(case.files[key]), image)
         except InputError as error:
             notes.append(f"There is no {layer}: {error}")
-    return LoadedCase(case, image, labels, _window_of(image), notes)
+    prompts = None
+    if "prediction" in case.files:
+        try:
+            prompts = _fitting(read_prompts(case.files["prediction"]), image)
+        except InputError as error:
+            notes.append(f"No prompt is drawn: {error}")
+    return LoadedCase(case, image, labels, _window_of(image), notes, prompts)
+
+
+def _fitting(record: PromptRecord | None, image: Scan) -> PromptRecord | None:
+    """Refuse a record of another image: prompts on slices that this one has not, or outside of them."""
+    if record is None:
+        return None
+    plane = record.plane if record.plane in PLANES else "axial"
+    shown = image.shown_plane(plane)
+    if shown and record.plane not in PLANES:
+        raise InputError(f"the record's plane must be one of {', '.join(PLANES)}, got {record.plane!r}.")
+    if shown not in ("", plane):
+        return record  # the only slice of the image is of another plane: nothing is drawn on it
+    rows, columns = image.frame(plane, 0).shape[:2]
+    for index, prompt in record.slices.items():
+        if index >= image.count(plane) or not prompt.moved(image.to_frame).touches(columns, rows):
+            raise InputError(f"the record is of another image: slice {index + 1}, {prompt.in_words()}, is not in this.")
+    return record
 
 
 def _as_classes(scan: Scan, image: Scan) -> Scan:

@@ -23,6 +23,7 @@ from monai_ext.report.reading import (
 from monai_ext.report.section_cases import cases_section
 from monai_ext.report.section_curves import curves_section
 from monai_ext.report.section_pictures import picture_sections, training_section
+from monai_ext.report.section_prompts import prompts_section, read_records
 from monai_ext.report.section_rights import cite_section, export_section, licences_section
 from monai_ext.report.section_run import conventions_section, run_section
 from monai_ext.report.section_scores import scores_section, sites_section
@@ -53,10 +54,12 @@ def build_report(bundle_root: Path, output_dir: Path) -> Report:
     """
     folder = read_run_folder(bundle_root, output_dir)
     cases = group_cases(folder.rows)
-    examples, slices = picture_sections(folder, cases)
+    records, unreadable = read_records(cases)
+    examples, slices = picture_sections(folder, cases, list(records.values()))
     sections = {
         "Scores": scores_section(folder),
         "Sites": sites_section(folder),
+        "Prompts": prompts_section(folder, cases, records, unreadable),
         "Examples": examples,
         "Slice by slice": slices,
         "Training": join([curves_section(folder), tag("h3", "Pictures drawn in training"), training_section(folder)]),

@@ -17,6 +17,7 @@ from monai_ext.report.paint import (
     resize,
     to_bytes,
 )
+from monai_ext.report.prompt_marks import PromptMarks, marks_layer, place_marks
 from monai_ext.report.reading import number_of, score_text
 
 if TYPE_CHECKING:
@@ -34,16 +35,18 @@ def example(rank: str, loaded: LoadedCase, plane: str) -> Markup:
     scores = "Dice " + " · ".join(
         f"{row.get('class_name', row.get('class', ''))} {score_text(row.get('dice'))}" for row in case.rows
     )
+    prompt = loaded.prompt_of(plane, index)
     parts = [
         where and f"{plane} {where}",
         scores if any(number_of(row.get("dice")) is not None for row in case.rows) else "",
+        prompt.text if prompt else "",
     ]
     return tag(
         "article",
         heading,
         tag("p", " — ".join(part for part in parts if part), class_="muted"),
         tag("div", *_panels(loaded, plane, index), class_="panels"),
-        [tag("p", note, class_="muted") for note in loaded.notes],
+        [tag("p", note, class_="muted") for note in (*loaded.notes, _plane_note(loaded, plane)) if note],
         class_="example",
     )
 
@@ -55,20 +58,33 @@ def _panels(loaded: LoadedCase, plane: str, index: int) -> list[Markup]:
     maps = {layer: scan.frame(plane, index) for layer, scan in loaded.labels.items()}
     if len(maps) == 2:
         maps["error"] = error_map(maps["truth"], maps["prediction"])
-    panels = [_panel("image", png_address(grey), loaded.case.name)]
+    prompt = loaded.prompt_of(plane, index)
+    marks = place_marks(prompt, frame.shape, size) if prompt else None
+    panels = [_panel("image", png_address(grey), loaded.case.name, size, marks)]
     for layer, labels in maps.items():
         small = resize(labels, size, smooth=False)
         # errors are thin: on a darkened image and in full colour they are seen
         painted = (
             blend(grey // 2, small, error_palette(), 1.0) if layer == "error" else blend(grey, small, class_palette())
         )
-        panels.append(_panel(layer, png_address(painted), loaded.case.name))
+        shown = marks if layer == "prediction" else None  # the truth and the errors owe nothing to the prompt
+        panels.append(_panel(layer, png_address(painted), loaded.case.name, size, shown))
     return panels
 
 
-def _panel(layer: str, address: str, name: str) -> Markup:
+def _panel(layer: str, address: str, name: str, size: tuple[int, int], marks: PromptMarks | None) -> Markup:
     alternative = f"{name}: {'the image' if layer == 'image' else f'{layer} over the image'}"
-    return tag("figure", tag("img", src=address, alt=alternative), tag("figcaption", layer.capitalize()))
+    picture = tag("img", src=address, alt=f"{alternative}, {marks.words}" if marks else alternative)
+    drawn = marks_layer(marks, size) if marks else None
+    return tag("figure", tag("div", picture, drawn, class_="marked"), tag("figcaption", layer.capitalize()))
+
+
+def _plane_note(loaded: LoadedCase, plane: str) -> str:
+    """Say why no prompt is drawn where prompts were given on slices of another plane."""
+    shown = loaded.image.shown_plane(plane)
+    if loaded.prompts is None or shown in ("", loaded.prompts.plane):
+        return ""
+    return f"Prompts were used on {loaded.prompts.plane} slices; this one is {shown}, so none is drawn."
 
 
 def _fullest_slice(loaded: LoadedCase, plane: str) -> int:

@@ -27,7 +27,7 @@ def number_of(value: object) -> float | None:
         return None
     try:
         number = float(value)
-    except ValueError:
+    except (ValueError, OverflowError):  # JSON may hold whole numbers of any length
         return None
     return number if math.isfinite(number) else None
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 _AXES = {"sagittal": 0, "coronal": 1, "axial": 2}
+PLANES = ("axial", "coronal", "sagittal")  # in the order in which they are shown
 _WORLD = "xyz"
 _EDGES = {"axial": "RLAP", "coronal": "RLSI", "sagittal": "APSI"}  # left, right, top, bottom of the displayed slice
 _PICTURES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"}
@@ -39,6 +40,12 @@ class Scan(Protocol):
 
     def edges(self, plane: str) -> str:
         """Return the letters for left, right, top and bottom, or nothing."""
+
+    def shown_plane(self, plane: str) -> str:
+        """Return the plane that is shown when ``plane`` is asked for; nothing for a picture, which has none."""
+
+    def to_frame(self, column: float, row: float) -> tuple[float, float]:
+        """Return where a pixel of the slice that a network was given lies in the displayed one."""
 
 
 class PictureScan:
@@ -69,6 +76,14 @@ class PictureScan:
         """Return nothing: a picture has no patient directions."""
         return ""
 
+    def shown_plane(self, plane: str) -> str:
+        """Return nothing: a picture lies in no plane."""
+        return ""
+
+    def to_frame(self, column: float, row: float) -> tuple[float, float]:
+        """Return the same pixel: networks are given pictures as they are displayed."""
+        return column, row
+
 
 class VolumeScan:
     """A volume (X, Y, Z) turned so that its axes run to the patient's right, front and head (RAS).
@@ -78,9 +93,10 @@ class VolumeScan:
     Args:
         voxels: the volume in its own axis order.
         affine: 4x4 matrix from voxel to world (RAS, mm).
+        two_axes: the file has no third axis; networks are given it as a picture then, not turned.
     """
 
-    def __init__(self, voxels: np.ndarray, affine: np.ndarray) -> None:
+    def __init__(self, voxels: np.ndarray, affine: np.ndarray, two_axes: bool = False) -> None:
         import nibabel as nib
 
         self._codes = nib.orientations.io_orientation(affine)  # per own axis: world axis and direction
@@ -88,6 +104,7 @@ class VolumeScan:
         self.voxels = nib.orientations.apply_orientation(voxels, self._codes)
         self._spacing = nib.affines.voxel_sizes(self._affine)
         self.flat = min(self.voxels.shape) == 1
+        self._two_axes = two_axes
         self._only = int(self.voxels.shape.index(1)) if self.flat else None
 
     def count(self, plane: str) -> int:
@@ -122,6 +139,20 @@ class VolumeScan:
         """Return the patient's directions at the left, right, top and bottom edge."""
         return next(letters for name, letters in _EDGES.items() if _AXES[name] == self._axis(plane))
 
+    def shown_plane(self, plane: str) -> str:
+        """Return the plane asked for, or that of the only slice; nothing where the file has two axes."""
+        return "" if self._two_axes else next(name for name, axis in _AXES.items() if axis == self._axis(plane))
+
+    def to_frame(self, column: float, row: float) -> tuple[float, float]:
+        """Return the same pixel of a slice; the pixel of a file of two axes is turned as the file is for display."""
+        if not self._two_axes:
+            return column, row
+        place, shape = [0.0, 0.0, 0.0], self.voxels.shape
+        for value, (axis, direction) in zip((column, row, 0.0), self._codes.astype(int), strict=True):
+            place[axis] = value if direction > 0 else shape[axis] - 1 - value
+        across, down = (axis for axis in range(3) if axis != self._only)
+        return shape[across] - 1 - place[across], shape[down] - 1 - place[down]
+
     def _axis(self, plane: str) -> int:
         return _AXES[plane] if self._only is None else self._only
 
@@ -142,7 +173,7 @@ def read_scan(path: Path) -> Scan:
         raise
     except Exception as error:  # each reader has its own errors, and a picture less must not cost the report
         raise InputError(f"{path.name}: cannot be read ({type(error).__name__}).") from error
-    return VolumeScan(_three_axes(voxels, path), affine)
+    return VolumeScan(_three_axes(voxels, path), affine, two_axes=voxels.ndim == 2)
 
 
 def _read_picture(path: Path) -> PictureScan:

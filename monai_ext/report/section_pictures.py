@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from monai_ext.errors import InputError
@@ -12,20 +13,27 @@ from monai_ext.report.markup import Markup, join, json_block, tag
 from monai_ext.report.notices import command_for, missing_notice
 from monai_ext.report.palette import ERROR_COLOURS, ERROR_NAMES, class_colour, css_colour
 from monai_ext.report.panels import example
+from monai_ext.report.prompt_marks import marks_legend
+from monai_ext.report.prompt_record import PromptRecord
 from monai_ext.report.reading import mapping_of, text_of
+from monai_ext.report.scans import PLANES
 from monai_ext.report.slices import View, pictures_view, size_of, volume_view
 from monai_ext.report.sources import RunFolder
 from monai_ext.report.viewer import viewer
 
 _VIEWER_BUDGET = 4_500_000  # characters of data addresses; with the examples the page stays below 8 MB
 _VIEW_BUDGET = 1_500_000
-_PLANES = ("axial", "coronal", "sagittal")
 _MOST_PICTURES = 40
 _MOST_OVERLAYS, _OVERLAY_BUDGET = 6, 900_000
 
 
-def picture_sections(folder: RunFolder, cases: list[ScoredCase]) -> tuple[Markup, Markup]:
-    """Return the examples and the viewer; both come from the same opened files, one case at a time."""
+def picture_sections(
+    folder: RunFolder, cases: list[ScoredCase], records: Sequence[PromptRecord] = ()
+) -> tuple[Markup, Markup]:
+    """Return the examples and the viewer; both come from the same opened files, one case at a time.
+
+    ``records`` are the prompts of the cases, for the legend.
+    """
     if not cases:
         return missing_notice(folder, "cases.csv"), missing_notice(folder, "cases.csv")
     plane = _plane(folder)
@@ -45,14 +53,17 @@ def picture_sections(folder: RunFolder, cases: list[ScoredCase]) -> tuple[Markup
         examples[rank] = example(rank, loaded, plane)
         views += _volume_views(rank, loaded, plane, _VIEWER_BUDGET - sum(map(size_of, views)))
     views += _picture_views(cases, _VIEWER_BUDGET - sum(map(size_of, views)))
-    legend = _legend(class_names(folder.rows))
+    legend = _legend(class_names(folder.rows), marks_legend(records))
     prediction = _prediction_notice(folder, cases)
     gallery = join([prediction, legend, *(examples[rank] for rank, _ in chosen)])
     if not views:
         return gallery, tag(
             "div", "No image of the cases could be opened, so there is nothing to page through.", class_="missing"
         )
-    return gallery, join([viewer([text_of(view["title"]) for view in views]), legend, json_block("viewer-data", views)])
+    marked = any("prompts" in view for view in views)
+    return gallery, join(
+        [viewer([text_of(view["title"]) for view in views], marked), legend, json_block("viewer-data", views)]
+    )
 
 
 def training_section(folder: RunFolder) -> Markup:
@@ -68,15 +79,13 @@ def training_section(folder: RunFolder) -> Markup:
 
 def _plane(folder: RunFolder) -> str:
     plane = text_of(mapping_of(folder.run.get("knobs")).get("plane"))
-    return plane if plane in _PLANES else "axial"
+    return plane if plane in PLANES else "axial"
 
 
 def _volume_views(rank: str, loaded: LoadedCase, plane: str, budget: int) -> list[View]:
     if loaded.image.flat:
         return []
-    planes = (
-        [plane, *(other for other in _PLANES if other != plane)] if rank in ("median", "only", "first") else [plane]
-    )
+    planes = [plane, *(other for other in PLANES if other != plane)] if rank in ("median", "only", "first") else [plane]
     views = []
     for name in planes:
         view = volume_view(loaded, name, f"{loaded.case.name}, {name} ({rank})", min(budget, _VIEW_BUDGET))
@@ -114,7 +123,7 @@ def _prediction_notice(folder: RunFolder, cases: list[ScoredCase]) -> Markup | N
     )
 
 
-def _legend(names: dict[int, str]) -> Markup:
+def _legend(names: dict[int, str], marks: Markup | None) -> Markup:
     classes = [_key(name, class_colour(index)) for index, name in names.items()]
     errors = [_key(name, colour) for name, colour in zip(ERROR_NAMES, ERROR_COLOURS, strict=True)]
     errors = errors if len(names) > 1 else errors[:2]  # with one class there is no wrong one
@@ -122,6 +131,7 @@ def _legend(names: dict[int, str]) -> Markup:
         "div",
         tag("span", tag("b", "classes"), classes, data_legend="class"),
         tag("span", tag("b", "errors"), errors, data_legend="error"),
+        marks,
         class_="legend-row",
     )
 

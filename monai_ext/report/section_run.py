@@ -18,6 +18,10 @@ _CONVENTIONS = {
     "nsd_tolerance_mm": "Tolerance of NSD in mm",
     "bootstrap": "Intervals",
 }
+_OWN = {
+    "self": "The network prompted itself, with the box around its own first mask: nobody told it anything.",
+    "null": "No prompts were used: the network's first mask was scored, before it prompts itself.",
+}
 _LOOKED_UP = ("truth", "ground", "label", "gt", "oracle")
 
 
@@ -99,6 +103,8 @@ def _convention(key: str, value: object) -> str:
 def _prompt_note(source: str) -> Markup:
     if source in ("", "none"):
         return tag("p", "No prompts were used: the network saw the image alone, as it will in practice.")
+    if source in _OWN:
+        return tag("p", _OWN[source])
     if any(word in source.lower() for word in _LOOKED_UP):
         warning = "Prompts were made from the truth, which nobody has in practice: expect lower scores there."
         return tag("div", tag("strong", f"Prompts: {source}. "), warning, class_="missing")

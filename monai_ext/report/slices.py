@@ -21,6 +21,8 @@ from monai_ext.report.paint import (
     resize,
     to_bytes,
 )
+from monai_ext.report.prompt_marks import place_marks
+from monai_ext.report.prompt_record import SlicePrompt
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,11 +68,12 @@ def size_of(view: View) -> int:
 def _make_view(title: str, frames: list[Frame], side: int, edges: str) -> View:
     import numpy as np
 
-    tiles, captions = [], []
+    tiles, captions, prompts = [], [], []
     for load, plane, index in frames:
         loaded = load()
         tiles.append(_tile(loaded, plane, index, side))
         captions.append(loaded.image.caption(plane, index) or loaded.case.name)
+        prompts.append((loaded.prompt_of(plane, index), loaded.image.frame(plane, index).shape))
     width = max(tile["image"].shape[1] for tile in tiles)
     height = max(tile["image"].shape[0] for tile in tiles)
     columns = max(1, math.ceil(math.sqrt(len(tiles) * height / width)))
@@ -85,6 +88,11 @@ def _make_view(title: str, frames: list[Frame], side: int, edges: str) -> View:
         "profile": [_error_share(tile) for tile in tiles],
         "image": photo_address(_sheet([tile["image"] for tile in tiles], width, height, columns)),
     }
+    if any(prompt is not None for prompt, _ in prompts):
+        view["prompts"] = [
+            None if prompt is None else _marks(prompt, shape, tile["image"], (width, height))
+            for (prompt, shape), tile in zip(prompts, tiles, strict=True)
+        ]
     palettes: dict[str, list[Colour]] = {
         "truth": class_palette(),
         "prediction": class_palette(),
@@ -108,6 +116,13 @@ def _tile(loaded: LoadedCase, plane: str, index: int, side: int) -> dict[str, np
         maps["error"] = error_map(maps["truth"], maps["prediction"])
     tile.update({layer: resize(found, size, smooth=False) for layer, found in maps.items()})
     return tile
+
+
+def _marks(prompt: SlicePrompt, shape: tuple[int, ...], tile: np.ndarray, field: tuple[int, int]) -> dict[str, object]:
+    """Return a prompt in the pixels of its field, which has the tile in its middle."""
+    size = (tile.shape[1], tile.shape[0])
+    offset = ((field[0] - size[0]) // 2, (field[1] - size[1]) // 2)
+    return place_marks(prompt, shape, size, offset).as_data()
 
 
 def _error_share(tile: dict[str, np.ndarray]) -> float | None:

@@ -36,18 +36,50 @@ def read_run_folder(bundle_root: Path, output_dir: Path) -> RunFolder:
     return RunFolder(
         bundle_root=bundle_root,
         output_dir=output_dir,
-        run=_read_json(_run_file(output_dir), problems),
+        run=read_json(_run_file(output_dir), problems),
         epochs=_read_epochs(output_dir / "history.json", problems),
-        rows=_read_rows(output_dir / "cases.csv", problems),
-        summary=_read_json(output_dir / "summary.json", problems),
-        parity=_read_json(_models_dir(bundle_root, output_dir) / "parity.json", problems),
-        metadata=_read_json(bundle_root / "configs" / "metadata.json", problems),
+        rows=read_rows(output_dir / "cases.csv", problems),
+        summary=read_json(output_dir / "summary.json", problems),
+        parity=read_json(_models_dir(bundle_root, output_dir) / "parity.json", problems),
+        metadata=read_json(bundle_root / "configs" / "metadata.json", problems),
         licence=_read_text(bundle_root / "LICENSE", problems),
         data_licence=_read_text(bundle_root / "docs" / "data_license.txt", problems),
         large_files=_read_large_files(bundle_root, problems),
         overlays=_find_overlays(output_dir / "overlays", problems),
         problems=problems,
     )
+
+
+def read_json(path: Path, problems: dict[str, str]) -> dict[str, object]:
+    """Return the object in a JSON file, an empty one when there is none; ``problems`` gets the file's name then."""
+    text = _read_text(path, problems)
+    if path.name in problems:
+        return {}
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        problems[path.name] = "is not valid JSON"
+        return {}
+    if not isinstance(content, dict):
+        problems[path.name] = "holds no JSON object"
+    return mapping_of(content)
+
+
+def read_rows(path: Path, problems: dict[str, str]) -> list[dict[str, str]]:
+    """Return the rows of a table of cases; ``problems`` gets the file's name when there are none."""
+    text = _read_text(path, problems)
+    if path.name in problems:
+        return []
+    try:
+        found = list(csv.DictReader(text.splitlines()))
+    except csv.Error as error:
+        problems[path.name] = f"is not valid CSV ({error})"
+        return []
+    rows = [{key: value for key, value in row.items() if isinstance(key, str) and value} for row in found]
+    rows = [row for row in rows if "case" in row]
+    if not rows:
+        problems[path.name] = "holds no case"
+    return rows
 
 
 def _run_file(output_dir: Path) -> Path:
@@ -72,41 +104,11 @@ def _read_text(path: Path, problems: dict[str, str]) -> str:
     return ""
 
 
-def _read_json(path: Path, problems: dict[str, str]) -> dict[str, object]:
-    text = _read_text(path, problems)
-    if path.name in problems:
-        return {}
-    try:
-        content = json.loads(text)
-    except ValueError:
-        problems[path.name] = "is not valid JSON"
-        return {}
-    if not isinstance(content, dict):
-        problems[path.name] = "holds no JSON object"
-    return mapping_of(content)
-
-
 def _read_epochs(path: Path, problems: dict[str, str]) -> list[dict[str, object]]:
-    epochs = [mapping_of(epoch) for epoch in list_of(_read_json(path, problems).get("epochs"))]
+    epochs = [mapping_of(epoch) for epoch in list_of(read_json(path, problems).get("epochs"))]
     if not epochs and path.name not in problems:
         problems[path.name] = "holds no finished epoch yet"
     return epochs
-
-
-def _read_rows(path: Path, problems: dict[str, str]) -> list[dict[str, str]]:
-    text = _read_text(path, problems)
-    if path.name in problems:
-        return []
-    try:
-        found = list(csv.DictReader(text.splitlines()))
-    except csv.Error as error:
-        problems[path.name] = f"is not valid CSV ({error})"
-        return []
-    rows = [{key: value for key, value in row.items() if isinstance(key, str) and value} for row in found]
-    rows = [row for row in rows if "case" in row]
-    if not rows:
-        problems[path.name] = "holds no case"
-    return rows
 
 
 def _read_large_files(bundle_root: Path, problems: dict[str, str]) -> list[dict[str, object]]:

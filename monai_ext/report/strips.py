@@ -17,7 +17,7 @@ _MOST_DOTS = 400
 
 @dataclass(frozen=True)
 class StripRow:
-    """One class: its name, its colour, the metric's record, and the value and name of each case."""
+    """One class, or one of what is compared: its name, colour, the metric's record, each case's value and name."""
 
     name: str
     colour: tuple[int, int, int]
@@ -25,8 +25,8 @@ class StripRow:
     values: Sequence[tuple[float, str]]
 
 
-def strip_chart(rows: list[StripRow], metric: str) -> Markup:
-    """Return an SVG with one line per class: cases as dots, mean as a bar, interval as a band."""
+def strip_chart(rows: list[StripRow], metric: str, by: str = "class") -> Markup:
+    """Return an SVG with one line per class (or what ``by`` says): cases as dots, mean as a bar, interval as a band."""
     start = axis_start([value for row in rows for value, _ in row.values])
     span = _WIDTH - _LEFT - _RIGHT
     height = _TOP + _ROW * len(rows) + 26
@@ -39,7 +39,7 @@ def strip_chart(rows: list[StripRow], metric: str) -> Markup:
     grid = [tag("line", x1=across(t), x2=across(t), y1=_TOP, y2=height - 26, class_="grid") for t in ticks]
     numbers = [tag("text", f"{t:.2g}", x=across(t), y=height - 8, text_anchor="middle") for t in ticks]
     body = [_row(row, _TOP + _ROW * number + _ROW / 2, across) for number, row in enumerate(rows)]
-    label = f"{metric} of every case, by class, with the mean and its 95 % interval; the table below has the numbers"
+    label = f"{metric} of every case, by {by}, with the mean and its 95 % interval; the table below has the numbers"
     return tag(
         "svg", grid, numbers, body, viewBox=f"0 0 {_WIDTH} {height}", role="img", aria_label=label, class_="strips"
     )

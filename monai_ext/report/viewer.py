@@ -8,8 +8,8 @@ from monai_ext.report.markup import Markup, tag
 _LAYERS = ("none", "truth", "prediction", "error")
 
 
-def viewer(titles: list[str]) -> Markup:
-    """Return the viewer for views with these titles."""
+def viewer(titles: list[str], prompts: bool = False) -> Markup:
+    """Return the viewer for views with these titles; ``prompts``: some of them have prompts to draw."""
     views = tag(
         "label",
         "view",
@@ -23,16 +23,23 @@ def viewer(titles: list[str]) -> Markup:
     ]
     layers = tag("fieldset", tag("legend", "overlay"), tag("div", radios, class_="segments"))
     opacity = tag("label", "opacity", tag("input", type="range", id="opacity", min=10, max=100, value=80))
+    toggle = tag("label", "prompt", tag("input", type="checkbox", id="show-prompt", checked=True)) if prompts else None
+    marks = tag("svg", id="marks", class_="marks", aria_hidden="true") if prompts else None
     canvases = [
         tag("div", tag("canvas", id="plain", role="img", aria_label="image alone"), class_="pane plain"),
         tag(
             "div",
             tag("canvas", id="overlaid", role="img", aria_label="image with overlay"),
+            marks,
             [tag("span", class_=f"edge {edge}") for edge in ("left", "right", "top", "bottom")],
             class_="pane",
         ),
     ]
-    help_text = "Arrow keys change the slice; T, P, E and N choose truth, prediction, error or none."
+    help_text = "Arrow keys change the slice; T, P, E and N choose truth, prediction, error or none"
+    help_text += "; B shows or hides the prompt." if prompts else "."
+    strip = tag("svg", id="prompted", aria_hidden="true", preserveAspectRatio="none") if prompts else None
+    bars = " The bars above the slider show the share of wrong pixels in each slice"
+    bars += "; the line below them marks the slices that were given a prompt." if prompts else "."
     stage = tag(
         "div", canvases, class_="stage", tabindex=0, role="group", aria_label=f"Slices. {help_text}", id="stage"
     )
@@ -43,18 +50,23 @@ def viewer(titles: list[str]) -> Markup:
     )
     return tag(
         "div",
-        tag("div", views, layers, opacity, class_="controls"),
+        tag("div", views, layers, opacity, toggle, class_="controls"),
         stage,
-        tag("div", tag("svg", id="profile", aria_hidden="true", preserveAspectRatio="none"), slider, class_="slider"),
         tag(
-            "p", tag("output", id="position", for_="slice"), tag("span", id="share", class_="muted"), class_="position"
+            "div",
+            tag("svg", id="profile", aria_hidden="true", preserveAspectRatio="none"),
+            strip,
+            slider,
+            class_="slider",
         ),
         tag(
             "p",
-            help_text,
-            " The bars above the slider show the share of wrong pixels in each slice.",
-            class_="muted small",
+            tag("output", id="position", for_="slice"),
+            tag("span", id="used-prompt") if prompts else None,
+            tag("span", id="share", class_="muted"),
+            class_="position",
         ),
+        tag("p", help_text, bars, class_="muted small"),
         tag(
             "noscript",
             tag("div", "The viewer needs JavaScript, which is switched off in this browser.", class_="missing"),

@@ -12,19 +12,29 @@ import numpy as np
 from PIL import Image
 
 CLASSES = {1: "inner", 2: "outer"}
+CONVENTIONS: dict[str, object] = {
+    "prompt_source": "none",
+    "slices": "all",
+    "empty_both": "Dice is 1",
+    "nsd_tolerance_mm": 1.0,
+    "bootstrap": {"samples": 1000, "seed": 0, "level": 0.95},
+}
 METRICS = ("dice", "iou", "hd95_mm", "asd_mm", "nsd")
 
 
-def write_run(root: Path, flat: bool = False, cases: int = 3, prefix: str = "case") -> tuple[Path, Path]:
-    """Write a bundle with a finished run and return (bundle_root, output_dir)."""
+def write_run(
+    root: Path, flat: bool = False, cases: int = 3, prefix: str = "case", prompts: bool = False
+) -> tuple[Path, Path]:
+    """Write a bundle with a finished run and return (bundle_root, output_dir).
+
+    With ``prompts``, as a network leaves it that prompts itself: the box of each slice is one pixel wider than the
+    prediction, slices without prediction have none, and the first mask and the true box are scored beside it.
+    """
     bundle, output = root / "bundle", root / "bundle" / "eval"
     for folder in ("configs", "docs", "models", "eval/overlays", "eval/predictions"):
         (bundle / folder).mkdir(parents=True)
-    rows = [row for number in range(cases) for row in _write_case(root, output, number, flat, prefix)]
-    with open(output / "cases.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    rows = [row for number in range(cases) for row in _write_case(root, output, number, flat, prefix, prompts)]
+    _write_rows(output / "cases.csv", rows)
     Image.new("RGB", (60, 20), "teal").save(output / "overlays" / "epoch_0002.png")
     _write_json(output / "summary.json", _summary(rows, cases))
     _write_json(output / "run.json", _run())
@@ -38,7 +48,43 @@ def write_run(root: Path, flat: bool = False, cases: int = 3, prefix: str = "cas
         "  hash_type: sha256\n  hash_val: " + "ab" * 32 + "\n",
         encoding="utf-8",
     )
+    if prompts:
+        edit_json(output / "summary.json", conventions={**CONVENTIONS, "prompt_source": "self"})
+        _write_variant(output / "first_mask", rows, "null", 0.9)
+        _write_variant(output / "true_box", rows, "truth", 1.05)
     return bundle, output
+
+
+def write_prompts(path: Path, prediction: np.ndarray, **changes: object) -> None:
+    """Write the record beside a prediction (X, Y, Z) in RAS, or (rows, columns) of a picture."""
+    slices = prediction[None] if prediction.ndim == 2 else prediction.transpose(2, 1, 0)[:, ::-1, ::-1]
+    found = [_slice_prompt(index, mask > 0) for index, mask in enumerate(slices)]
+    record = {"case": path.name.removesuffix("_prompts.json"), "plane": "axial", "prompt_source": "self"}
+    _write_json(path, {**record, "slices": found, **changes})
+
+
+def _slice_prompt(index: int, mask: np.ndarray) -> dict[str, object]:
+    rows, columns = np.nonzero(mask)
+    if not len(rows):
+        return {"index": index, "prompt": "null", "box": None}
+    box = [columns.min() - 1, rows.min() - 1, columns.max() + 1, rows.max() + 1]
+    return {"index": index, "prompt": "self", "box": [int(value) for value in box]}
+
+
+def _write_variant(folder: Path, rows: list[dict[str, object]], source: str, factor: float) -> None:
+    folder.mkdir()
+    changed = [{**row, "dice": min(1.0, float(str(row["dice"])) * factor)} for row in rows]
+    summary = _summary(changed, len({row["case"] for row in rows}))
+    _write_rows(folder / "cases.csv", changed)
+    _write_json(folder / "summary.json", summary)
+    edit_json(folder / "summary.json", conventions={"prompt_source": source})
+
+
+def _write_rows(path: Path, rows: list[dict[str, object]]) -> None:
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def edit_json(path: Path, **changes: object) -> None:
@@ -46,7 +92,9 @@ def edit_json(path: Path, **changes: object) -> None:
     _write_json(path, {**json.loads(path.read_text(encoding="utf-8")), **changes})
 
 
-def _write_case(root: Path, output: Path, number: int, flat: bool, prefix: str) -> list[dict[str, object]]:
+def _write_case(
+    root: Path, output: Path, number: int, flat: bool, prefix: str, prompts: bool
+) -> list[dict[str, object]]:
     name = f"{prefix}_{number}"
     z, y, x = np.mgrid[:14, :24, :20]
     radius = np.sqrt((x - 10) ** 2 + (y - 12) ** 2 + (1.5 * (z - 7)) ** 2).T  # (X, Y, Z)
@@ -56,6 +104,9 @@ def _write_case(root: Path, output: Path, number: int, flat: bool, prefix: str) 
     image = np.random.default_rng(number).normal(100, 8, radius.shape) + 60 * truth
     write = _write_pictures if flat else _write_volumes
     files = write(root, output, name, image, truth.astype(np.uint8), prediction.astype(np.uint8))
+    if prompts:
+        found = prediction[..., 7] if flat else prediction
+        write_prompts(output / "predictions" / f"{name}_prompts.json", found)
     return [_row(name, number, files, index, truth == index, prediction == index) for index in CLASSES]
 
 
@@ -116,13 +167,7 @@ def _summary(rows: list[dict[str, object]], cases: int) -> dict[str, object]:
         ],
         "mean_foreground": {key: record(rows, key) for key in METRICS},
         "sites": {site: {"dice": 0.5} for site in sorted({str(row["site"]) for row in rows})},
-        "conventions": {
-            "prompt_source": "none",
-            "slices": "all",
-            "empty_both": "Dice is 1",
-            "nsd_tolerance_mm": 1.0,
-            "bootstrap": {"samples": 1000, "seed": 0, "level": 0.95},
-        },
+        "conventions": CONVENTIONS,
     }
 
 

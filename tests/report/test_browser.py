@@ -36,9 +36,14 @@ def volumes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_page(tmp_path_factory.mktemp("volumes"))
 
 
-def write_page(folder: Path, flat: bool = False) -> Path:
+@pytest.fixture(scope="module")
+def prompted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_page(tmp_path_factory.mktemp("prompted"), prompts=True)
+
+
+def write_page(folder: Path, flat: bool = False, prompts: bool = False) -> Path:
     page = folder / "report.html"
-    page.write_text(build_report(*write_run(folder, flat=flat)).html, encoding="utf-8")
+    page.write_text(build_report(*write_run(folder, flat=flat, prompts=prompts)).html, encoding="utf-8")
     return page
 
 
@@ -114,6 +119,104 @@ def test_pictures_are_paged_through(browser: Browser, tmp_path: Path) -> None:
     browser.type("#stage", "home")
     browser.wait_for(f"return (() => {{ {DRAWN} }})() === '0/0/error'")
     assert browser.run(POSITION) == "1 / 3: case_2"
+
+
+# the edges, in pixels of the screen, of what is painted in colour, and of the box
+PAINTED = """
+const c = document.getElementById('overlaid'), seen = c.getBoundingClientRect();
+const data = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
+const scale = Math.min(seen.width / c.width, seen.height / c.height);
+const [x0, y0] = [(seen.width - c.width * scale) / 2 + seen.left, (seen.height - c.height * scale) / 2 + seen.top];
+const [xs, ys] = [[], []];
+for (let i = 0; i < data.length; i += 4) {
+  const [red, green, blue] = data.slice(i, i + 3);
+  if (Math.max(red, green, blue) - Math.min(red, green, blue) >= 40) {
+    xs.push((i / 4) % c.width);
+    ys.push(Math.floor(i / 4 / c.width));
+  }
+}
+const edge = (values, far) => values.reduce((a, b) => (far ? Math.max(a, b + 1) : Math.min(a, b)));
+const [left, top, right, bottom] = [edge(xs), edge(ys), edge(xs, true), edge(ys, true)].map((value) => value * scale);
+return [left + x0, top + y0, right + x0, bottom + y0, c.width / 20 * scale];
+"""
+BOX = """
+const box = document.querySelector('#marks .dash').getBoundingClientRect();
+return [box.left, box.top, box.right, box.bottom];
+"""
+PROMPT = "return document.getElementById('used-prompt').textContent"
+BOXES = "return document.querySelectorAll('#marks .dash').length"
+
+
+def go_to(browser: Browser, view: int, index: int, layer: str) -> None:
+    """Choose a view, a slice and an overlay, and wait until they are drawn."""
+    browser.run(f"const v = document.getElementById('view'); v.value = {view}; v.dispatchEvent(new Event('change'))")
+    browser.run(f"document.querySelector('[name=layer][value={layer}]').click()")
+    browser.run(f"const s = document.getElementById('slice'); s.value = {index}; s.dispatchEvent(new Event('input'))")
+    browser.wait_for(f"return (() => {{ {DRAWN} }})() === '{view}/{index}/{layer}'")
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+@pytest.mark.parametrize("index", [4, 6, 10])
+def test_box_follows_the_slice(browser: Browser, prompted: Path, index: int, width: int) -> None:
+    browser.open(prompted, width=width)
+    browser.run("const o = document.getElementById('opacity'); o.value = 100; o.dispatchEvent(new Event('input'))")
+    go_to(browser, 3, index, "prediction")  # of the best case, whose boxes end inside the slice
+    *painted, voxel = browser.run(PAINTED)  # type: ignore[misc]
+    wider = [painted[0] - voxel, painted[1] - voxel, painted[2] + voxel, painted[3] + voxel]  # as the run wrote it
+    assert browser.run(BOX) == pytest.approx(wider, abs=3)
+    assert browser.run(PROMPT) == "self-prompt box"
+
+
+def test_slice_without_a_prompt_says_so(browser: Browser, prompted: Path) -> None:
+    browser.open(prompted)
+    go_to(browser, 3, 0, "error")
+    assert browser.run(BOXES) == 0
+    assert browser.run(PROMPT) == "no prompt (first mask empty)"
+    spoken = "slice 1 of 14, z = 0.0 mm, no prompt (first mask empty)"
+    assert browser.run("return document.getElementById('slice').getAttribute('aria-valuetext')") == spoken
+    assert browser.run("return document.getElementById('overlaid').ariaLabel") == f"image with error: {spoken}"
+    heights = "return [...document.querySelectorAll('#prompted rect')].map(bar => Number(bar.getAttribute('height')))"
+    assert browser.run(heights) == [0, 0, *[1] * 11, 0]
+
+
+def test_other_plane_has_no_box(browser: Browser, prompted: Path) -> None:
+    browser.open(prompted)
+    go_to(browser, 1, 11, "error")
+    assert browser.run(BOXES) == 0
+    assert browser.run(PROMPT) == ""
+    assert browser.run("return document.getElementById('show-prompt').disabled") is True
+
+
+def test_key_and_box_hide_the_prompt(browser: Browser, prompted: Path) -> None:
+    browser.open(prompted)
+    shown = "return document.getElementById('marks').checkVisibility()"
+    legend = "return document.querySelector('#slice-by-slice [data-legend=prompt]').checkVisibility()"
+    assert (browser.run(shown), browser.run(legend)) == (True, True)
+    browser.type("#stage", "b")
+    browser.wait_for(f"return !(() => {{ {shown} }})()")
+    assert browser.run(legend) is False
+    browser.click("#show-prompt")
+    browser.wait_for(f"return (() => {{ {shown} }})()")
+
+
+def test_box_is_printed(browser: Browser, prompted: Path) -> None:
+    browser.open(prompted, width=720)
+    browser.devtools("Emulation.setEmulatedMedia", media="print", features=[])
+    lines = "return [...document.querySelectorAll('.example .dash')].map(e => getComputedStyle(e).stroke)"
+    found = browser.run(lines)
+    over = browser.run("const e = document.documentElement; return e.scrollWidth - e.clientWidth")
+    browser.devtools("Emulation.setEmulatedMedia", media="", features=[])
+    assert found == ["rgb(255, 255, 255)"] * 6
+    assert over == 0
+
+
+def test_page_with_prompts_has_no_errors_and_fits(browser: Browser, prompted: Path) -> None:
+    browser.logs("browser")
+    browser.open(prompted, width=360)
+    assert errors(browser) == []
+    assert browser.run("const e = document.documentElement; return e.scrollWidth - e.clientWidth") == 0
+    twice = "const all = [...document.querySelectorAll('[id]')].map(e => e.id); return all.length - new Set(all).size"
+    assert browser.run(twice) == 0
 
 
 def test_colours_follow_the_system_and_the_button(browser: Browser, volumes: Path) -> None:

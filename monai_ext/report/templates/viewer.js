@@ -6,6 +6,8 @@
   const get = (id) => document.getElementById(id);
   const [slider, choice, opacity, stage, profile] = ["slice", "view", "opacity", "stage", "profile"].map(get);
   const radios = [...document.querySelectorAll('input[name="layer"]')];
+  const marks = get("marks");  // this and what follows is there only where prompts were recorded
+  const [toggle, said, strip] = ["show-prompt", "used-prompt", "prompted"].map(get);
   const sheets = new Map();  // address -> promise of a decoded picture
   const scale = 2;  // canvas pixels per stored pixel, so that smoothing has room
   let drawn = 0;
@@ -17,6 +19,11 @@
       sheets.set(address, picture.decode().then(() => picture));
     }
     return sheets.get(address);
+  };
+  const shape = (name, attributes) => {
+    const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+    Object.entries(attributes).forEach(([key, value]) => made.setAttribute(key, value));
+    return made;
   };
   const view = () => views[Number(choice.value)];
   const layer = () => radios.find((radio) => radio.checked)?.value ?? "none";
@@ -40,6 +47,18 @@
       context.drawImage(overlay, ...place);
     }
   };
+  const drawMarks = (now, prompt) => {  // twice each: a dark line, and a bright one that it makes visible on anything
+    const arm = Math.max(now.width, now.height) / 40;
+    const twice = (name, bright, attributes) => ["edge-line", bright].map((kind) => shape(name, { ...attributes, class: kind }));
+    const [x, y, width, height] = prompt?.box ?? [];
+    const box = prompt?.box ? twice("rect", "dash", { x, y, width, height }) : [];
+    const points = (prompt?.points ?? []).flatMap(([column, row, inside]) => twice("path", "stroke", {
+      d: `M${column - arm} ${row}h${2 * arm}${inside ? `M${column} ${row - arm}v${2 * arm}` : ""}`,
+    }));
+    marks.setAttribute("viewBox", `0 0 ${now.width} ${now.height}`);
+    marks.replaceChildren(...box, ...points);
+    marks.toggleAttribute("hidden", !toggle.checked);
+  };
   const draw = async () => {
     const turn = ++drawn;
     const now = view();
@@ -50,12 +69,21 @@
     paint(get("plain"), now, index, image, null);
     paint(get("overlaid"), now, index, image, overlay);
     document.querySelectorAll("#slice-by-slice [data-legend]").forEach((part) => {
-      part.hidden = name === "none" || (part.dataset.legend === "error") !== (name === "error");
+      const kind = part.dataset.legend;
+      part.hidden = kind === "prompt" ? !now.prompts || !toggle.checked : name === "none" || (kind === "error") !== (name === "error");
     });
+    const prompt = now.prompts?.[index];
+    if (marks) {
+      drawMarks(now, prompt);
+      said.textContent = prompt?.text ?? "";
+      [...strip.children].forEach((bar, number) => bar.classList.toggle("now", number === index));
+    }
     const share = now.profile[index];
     get("position").textContent = `${index + 1} / ${now.count}: ${now.captions[index]}`;
     get("share").textContent = share === null ? "" : `${(share * 100).toFixed(1)} % of the object pixels are wrong`;
-    slider.setAttribute("aria-valuetext", now.captions[index]);
+    const spoken = [now.captions[index], prompt?.text].filter(Boolean).join(", ");
+    slider.setAttribute("aria-valuetext", spoken);
+    get("overlaid").setAttribute("aria-label", `image ${name === "none" ? "without overlay" : `with ${name}`}: ${spoken}`);
     [...profile.children].forEach((bar, number) => bar.classList.toggle("now", number === index));
     get("viewer").dataset.drawn = `${choice.value}/${index}/${name}`;
   };
@@ -64,13 +92,17 @@
     profile.setAttribute("viewBox", `0 0 ${now.count} 1`);
     profile.toggleAttribute("hidden", now.count < 2 || now.profile.every((share) => share === null));
     profile.replaceChildren(...now.profile.map((share, number) => {
-      const bar = document.createElementNS("http://www.w3.org/2000/svg", "rect");
       const height = Math.max(0.04, (share ?? 0) / highest);
-      for (const [key, value] of Object.entries({ x: number + 0.1, width: 0.8, y: 1 - height, height })) {
-        bar.setAttribute(key, value);
-      }
-      return bar;
+      return shape("rect", { x: number + 0.1, width: 0.8, y: 1 - height, height });
     }));
+    if (!strip) { return; }
+    toggle.disabled = !now.prompts;
+    strip.setAttribute("viewBox", `0 0 ${now.count} 1`);
+    strip.toggleAttribute("hidden", !now.prompts || now.count < 2);
+    const given = (prompt) => Boolean(prompt && (prompt.box || prompt.points.length));
+    strip.replaceChildren(...(now.prompts ?? []).map((prompt, number) => (
+      shape("rect", { x: number, width: 1, y: 0, height: given(prompt) ? 1 : 0 })
+    )));
   };
   const open = () => {
     const now = view();
@@ -93,6 +125,7 @@
     const steps = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1, PageUp: 10, PageDown: -10, Home: -last, End: last };
     const letter = { t: "truth", p: "prediction", e: "error", n: "none" }[event.key.toLowerCase()];
     const radio = radios.find((candidate) => candidate.value === letter && !candidate.disabled);
+    if (event.key.toLowerCase() === "b" && toggle && !toggle.disabled) { toggle.checked = !toggle.checked; draw(); event.preventDefault(); return; }
     if (event.key in steps) { move(steps[event.key]); } else if (radio) { radio.checked = true; draw(); } else { return; }
     event.preventDefault();
   });
@@ -103,6 +136,7 @@
   });
   slider.addEventListener("input", draw);
   opacity.addEventListener("input", draw);
+  toggle?.addEventListener("change", draw);
   choice.addEventListener("change", open);
   radios.forEach((radio) => radio.addEventListener("change", draw));
   open();
