@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -188,3 +189,102 @@ def test_mlflow_gets_the_picture_through_the_trainer(tmp_path: Path) -> None:
     )
     trainer.run()
     assert artifacts_of(tmp_path) == ["overlays/epoch_0001.png"]
+
+
+def prompted(number: int, record: object, as_list: bool = False) -> dict[str, torch.Tensor]:
+    """A case whose prediction is its truth and remembers its prompts, as the inferer leaves it."""
+    one = item(number)
+    text = record if isinstance(record, str) else json.dumps(record)
+    one["pred"] = MetaTensor(one["label"].as_tensor().clone(), affine=torch.eye(4))
+    one["pred"].meta["prompts"] = [text] if as_list else text
+    return one
+
+
+def one_slice(kind: str, plane: str = "axial", **entry: object) -> dict[str, object]:
+    return {"plane": plane, "prompt_source": "self", "slices": [{"index": 5, "prompt": kind, "box": None, **entry}]}
+
+
+# axial slice 5 of `item`: the object of class 1 is in columns 8 to 10 and rows 1 to 3 of the upright slice
+BOX = [8, 1, 10, 3]
+
+
+@pytest.mark.parametrize("as_list", [False, True])
+def test_box_is_drawn_around_the_object(as_list: bool) -> None:
+    sample = take_sample("head", prompted(0, one_slice("self", box=BOX), as_list), "axial")
+    assert sample.prompt is not None
+    assert sample.prompt.text == "self-prompt box"
+    picture = np.asarray(draw([sample], panel=240)).astype(int)[18:218]  # 20 pixels to each of the slice
+    truth, prediction = (picture[:, left : left + 240] for left in (6 + 246, 6 + 2 * 246))
+    rows, columns = np.nonzero((prediction == 255).all(-1) & (truth != 255).any(-1))
+    assert (columns.min(), columns.max()) == (8 * 20, 11 * 20 - 1)
+    assert (rows.min(), rows.max()) == (1 * 20, 4 * 20 - 1)
+    changed = (prediction != truth).any(-1)
+    assert not changed[25:75, 165:215].any()  # within the box, and far from it, nothing is covered
+    assert not changed[:, :150].any()
+
+
+def test_box_of_a_volume_with_other_axes_is_drawn_at_the_same_place() -> None:
+    one = prompted(0, one_slice("self", box=BOX))
+    turned = {}
+    for key, value in one.items():
+        affine = torch.diag(torch.tensor([-1.0, 1, 1, 1]))
+        affine[0, 3] = value.shape[1] - 1
+        flipped = MetaTensor(value.as_tensor().flip(1).permute(0, 3, 1, 2), affine=affine[:, [2, 0, 1, 3]])
+        flipped.meta["prompts"] = value.meta.get("prompts", "")
+        turned[key] = flipped
+    pictures = [np.asarray(draw([take_sample("head", output, "axial")])) for output in (one, turned)]
+    assert (pictures[0] == pictures[1]).all()
+
+
+def test_points_are_drawn_as_plus_and_minus() -> None:
+    points = one_slice("points", points=[[2, 6, 1], [5, 6, 0]])
+    sample = take_sample("head", prompted(0, points), "axial")
+    without = take_sample("head", prompted(0, one_slice("null")), "axial")
+    after, before = (np.asarray(draw([found], panel=240))[18:218, 6 + 2 * 246 : 738] for found in (sample, without))
+    rows, columns = np.nonzero((after == 255).all(-1) & (before != 255).any(-1))
+    plus, minus = columns < 80, columns >= 80
+    assert (np.ptp(rows[plus]), np.ptp(columns[plus])) == (8, 8)
+    assert (np.ptp(rows[minus]), np.ptp(columns[minus])) == (0, 8)
+
+
+def test_box_that_leaves_the_slice_is_drawn_along_its_border() -> None:
+    sample = take_sample("head", prompted(0, one_slice("box", box=[-9, -9, 99, 99])), "axial")
+    picture = np.asarray(draw([sample], panel=240))
+    assert picture.shape[1] == 3 * 246 + 6
+    assert (picture[18 + 1, 6 + 2 * 246 + 1 : 738] == 255).all(-1).sum() > 100
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        "",
+        "{",
+        {"slices": 3},
+        {"slices": [{"index": 5, "prompt": "self", "box": [1]}]},
+        one_slice("self", "coronal", box=BOX),
+        {"plane": "axial", "slices": []},
+    ],
+)
+def test_case_without_a_usable_record_is_drawn_without_a_box(record: object) -> None:
+    assert take_sample("head", prompted(0, record), "axial").prompt is None
+
+
+def test_record_of_a_picture_needs_no_plane() -> None:
+    pred = MetaTensor(torch.zeros(1, 9, 7))
+    pred.meta["prompts"] = json.dumps({"slices": [{"index": 0, "prompt": "self", "box": [1, 1, 3, 4]}]})
+    sample = take_sample("photo", {"image": torch.rand(1, 9, 7), "pred": pred}, "axial")
+    assert sample.prompt is not None
+    assert sample.prompt.box == (1, 1, 3, 4)
+
+
+def test_boxes_reach_the_picture_through_an_evaluator(tmp_path: Path) -> None:
+    def infer(image: MetaTensor, network: torch.nn.Module) -> MetaTensor:
+        pred = MetaTensor((image > 1).float()).copy_meta_from(image)
+        pred.meta["prompts"] = [json.dumps(one_slice("self", box=BOX))] * len(image)
+        return pred
+
+    overlays = SampleOverlays(tmp_path, cases=2, panel=240)
+    evaluator = evaluator_of([overlays], count=2)
+    evaluator.inferer = infer
+    evaluator.run(1)
+    assert [sample.prompt and sample.prompt.box for sample in overlays._samples] == [tuple(BOX)] * 2
