@@ -7,6 +7,7 @@ import glob
 import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from monai_ext.handlers._results import CaseResult, absolute, gather, meta_of, r
 from monai_ext.handlers._table import write_table
 from monai_ext.metrics import EMPTY_BOTH, EMPTY_ONE, SCORES, segmentation_scores, summarize_cases
 from monai_ext.metrics.summary import BOOTSTRAP_LEVEL
+from monai_ext.prompts import count_prompts, counts_text, read_record
 from monai_ext.scan_files import stem_of
 
 logger = logging.getLogger(__name__)
@@ -43,6 +45,9 @@ class CaseScores:
     that differ in the order or direction of their axes alone are turned.) Distances are in mm by the label's
     affine. Attach it before handlers that read metrics.
 
+    Where predictions carry a record of prompts (`PromptedSliceInferer`, and `KeepPromptsd` before `Invertd`), the
+    table has a column ``prompts`` (``self 31, null 12``: slices by the prompt they got) and the summary their sum.
+
     Args:
         output_dir: folder for the three files.
         num_classes: output channels of the network, 1 for one object.
@@ -51,7 +56,7 @@ class CaseScores:
         tolerance_mm: of the normalised surface Dice.
         bootstrap_samples: how many times cases are drawn for the interval.
         seed: of the bootstrap.
-        prompt_source: where prompts came from, for the record ("none", "ground truth box", ...).
+        prompt_source: where prompts came from, for the record ("none", "self", "truth", ...).
         slices: which slices were scored, for the record ("all", "with foreground", ...).
         prediction_dir: where to look for a case's saved prediction when its metadata do not say (``saved_to``).
 
@@ -89,7 +94,7 @@ class CaseScores:
         self.prompt_source = prompt_source
         self.slices = slices
         self.prediction_dir = None if prediction_dir is None else Path(prediction_dir)
-        self._cases: list[tuple[tuple[str, ...], list[Row]]] = []
+        self._cases: list[tuple[tuple[str, ...], list[Row], dict[str, int]]] = []
 
     def attach(self, engine: Engine) -> None:
         """Score after each iteration, write after each epoch."""
@@ -102,14 +107,15 @@ class CaseScores:
 
     def _score(self, engine: Engine) -> None:
         for result in results_of(engine):
-            self._cases.append((self._identity(result), self._rows(result)))
+            counts = _prompts_of(result)
+            self._cases.append((self._identity(result), self._rows(result, counts), counts))
 
     def _identity(self, result: CaseResult) -> tuple[str, ...]:
         """Return what tells cases apart, in the order in which they are to be listed."""
         identity = (result.name, result.path("image"), result.path("label"))
         return identity if any(identity) else ("", "", "", f"{rank():06d}", f"{len(self._cases):06d}")
 
-    def _rows(self, result: CaseResult) -> list[Row]:
+    def _rows(self, result: CaseResult, prompts: Mapping[str, int]) -> list[Row]:
         image, output = result.path("image"), result.output
         try:
             pred, label = result.label_maps()
@@ -125,17 +131,21 @@ class CaseScores:
             "site": result.text("site"),
             "subject": result.text("subject"),
         }
+        if prompts:
+            shared["prompts"] = counts_text(prompts)
         return [{**shared, "class_name": self.class_names[int(row["class"])], **row} for row in scores]
 
     def _finish(self, engine: Engine) -> None:
-        cases = dict(sorted(gather(self._cases), key=lambda case: case[0]))
+        # the last of those with one identity
+        cases = list({case[0]: case for case in sorted(gather(self._cases), key=lambda case: case[0])}.values())
         if not cases:
             return
-        rows = self._named(list(cases.values()))
+        rows = self._named([rows for _, rows, _ in cases])
         summary = summarize_cases(rows, self.bootstrap_samples, self.seed)
         engine.state.metrics.update(_engine_metrics(summary))
         if is_main():
-            self._write(rows, {**summary, "conventions": self._conventions()})
+            prompts = sum((Counter(counts) for _, _, counts in cases), Counter[str]())
+            self._write(rows, {**summary, "conventions": self._conventions(prompts)})
 
     def _named(self, cases: list[list[Row]]) -> list[Row]:
         """Give every case a name of its own and look for its prediction."""
@@ -161,9 +171,10 @@ class CaseScores:
                 return absolute(found[0])
         return ""
 
-    def _conventions(self) -> dict[str, Any]:
+    def _conventions(self, prompts: Mapping[str, int]) -> dict[str, Any]:
         return {
             "prompt_source": self.prompt_source,
+            **({"prompts": dict(prompts)} if prompts else {}),
             "slices": self.slices,
             "empty_both": EMPTY_BOTH,
             "empty_one": EMPTY_ONE,
@@ -172,7 +183,8 @@ class CaseScores:
         }
 
     def _write(self, rows: list[Row], summary: dict[str, Any]) -> None:
-        write_table(self.output_dir / "cases.csv", COLUMNS, rows)
+        prompted = any("prompts" in row for row in rows)
+        write_table(self.output_dir / "cases.csv", (*COLUMNS, "prompts") if prompted else COLUMNS, rows)
         write_json(self.output_dir / "summary.json", summary)
         flat = [
             {"class": entry["class"], "name": entry["name"], "metric": metric, **statistics}
@@ -201,6 +213,12 @@ def _foreground_names(names: Sequence[str] | Mapping[Any, str] | None, num_class
             )
         given = {str(index): name for index, name in enumerate(names[-count:], start=1)}
     return {index: str(given.get(str(index)) or f"class {index}") for index in range(1, count + 1)}
+
+
+def _prompts_of(result: CaseResult) -> dict[str, int]:
+    """Count the slices of a case by the prompt they got; empty where nothing tells."""
+    record = read_record(result.output["pred"]) or read_record(result.output.get("image"))
+    return {} if record is None else dict(count_prompts(record))
 
 
 def _engine_metrics(summary: Mapping[str, Any]) -> dict[str, float]:

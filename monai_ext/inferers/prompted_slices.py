@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -166,16 +167,13 @@ class PromptedSliceInferer(SliceWiseInferer):
     ) -> tuple[Tensor, list[dict[str, Any]]]:
         """Return logits (n, K, H, W) and what is to be recorded of each slice."""
         args, kwargs = more
-        prompts = _prompt_tensors([given.get(index, SlicePrompt()) for index in one.indices], batch)
+        asked = [given.get(index, SlicePrompt()) for index in one.indices]
+        prompts = _prompt_tensors(asked, batch)
         with precision(batch.device, self.amp):
             if keep:
                 prompts["embedded"] = embed_once(segmenter, segmenter.embed, batch, self.amp, self.cached_slices)
             found = segmenter.segment(batch, *args, first_only=one.kind == "null", **prompts, **kwargs)
-        boxes = [[round(number, 3) for number in box] for box in found.boxes.float().tolist()]
-        used = [
-            {"prompt": prompt, "box": None if box[0] != box[0] else box}
-            for prompt, box in zip(found.prompts, boxes, strict=True)
-        ]
+        used = [_entry(*three) for three in zip(found.prompts, found.boxes.float().tolist(), asked, strict=True)]
         return checked_logits(found.logits, batch), used
 
 
@@ -199,6 +197,16 @@ def _prompt_tensors(prompts: Sequence[SlicePrompt], batch: Tensor) -> dict[str, 
         tensors["points"] = batch.new_tensor([prompt.points for prompt in prompts])
         tensors["point_labels"] = torch.tensor([prompt.labels for prompt in prompts], device=batch.device)
     return tensors
+
+
+def _entry(prompt: str, box: Sequence[float], asked: SlicePrompt) -> dict[str, Any]:
+    """Return what is recorded of a slice: the prompt's name, its box or None, and points that were given."""
+    entry: dict[str, Any] = {"prompt": prompt, "box": None}
+    if not any(math.isnan(number) for number in box):
+        entry["box"] = [round(number, 3) for number in box]
+    if asked.points:
+        entry["points"] = [[*point, label] for point, label in zip(asked.points, asked.labels, strict=True)]
+    return entry
 
 
 def _background(found: Tensor, image: Tensor) -> Tensor:

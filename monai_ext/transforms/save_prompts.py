@@ -21,8 +21,9 @@ class SavePromptsd(SaveImaged):
 
     The file holds ``case``, ``plane``, ``prompt_source`` and ``slices``: for each slice that was segmented its
     ``index`` in the RAS-oriented volume (0 for a picture), ``prompt`` (self, null, box or points) and ``box``
-    [x0, y0, x1, y1] in pixels of the upright slice, or null. `KeepPromptsd` has to stand before `Invertd`. MONAI
-    Label, whose client gets the record with the result, drops this transform as it is a `SaveImaged`.
+    [x0, y0, x1, y1] in pixels of the upright slice, or null; with given points, ``points`` [[x, y, 1 or 0], ...].
+    `KeepPromptsd` has to stand before `Invertd`. MONAI Label, whose client gets the record with the result, drops this
+    transform as it is a `SaveImaged`.
 
     Args:
         keys: of the predictions.

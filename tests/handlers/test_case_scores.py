@@ -17,12 +17,15 @@ import torch.multiprocessing as mp
 from ignite.engine import Engine
 from monai.data import DataLoader, Dataset, DistributedSampler, MetaTensor
 from monai.engines import SupervisedEvaluator
+from monai.inferers import Inferer
 from monai.transforms import AsDiscreted, Compose, EnsureChannelFirstd, LoadImaged, Orientation, SaveImaged
 from PIL import Image
 
 from monai_ext.errors import InputError
 from monai_ext.handlers import CaseScores
 from monai_ext.metrics import EMPTY_BOTH, EMPTY_ONE, SCORES, segmentation_scores
+from monai_ext.report.cases import group_cases
+from monai_ext.report.sources import read_run_folder
 
 SPACING = (1.0, 1.5, 2.5)
 CLASSES = 3
@@ -53,7 +56,11 @@ def write_volumes(folder: Path, count: int = 5) -> list[dict[str, Any]]:
 
 
 def evaluate(
-    items: list[dict[str, Any]], handlers: list[Any], post: list[Any] | None = None, sampler: bool = False
+    items: list[dict[str, Any]],
+    handlers: list[Any],
+    post: list[Any] | None = None,
+    sampler: bool = False,
+    inferer: Inferer | None = None,
 ) -> SupervisedEvaluator:
     reading = Compose([LoadImaged(["image", "label"]), EnsureChannelFirstd(["image", "label"])])
     data = Dataset(items, reading)
@@ -65,6 +72,7 @@ def evaluate(
             sampler=DistributedSampler(data, even_divisible=True, shuffle=False) if sampler else None,
         ),
         network=Threshold(),
+        inferer=inferer,
         postprocessing=Compose([AsDiscreted("pred", argmax=True), *(post or [])]),
         val_handlers=handlers,
     )
@@ -214,6 +222,27 @@ def test_a_wrong_number_of_class_names_is_refused(tmp_path: Path) -> None:
     assert CaseScores(tmp_path, 1).class_names == {1: "class 1"}
     with pytest.raises(InputError, match="2 foreground classes"):
         CaseScores(tmp_path, CLASSES, class_names=["grey"])
+
+
+class Prompted(Inferer):
+    """Leaves a record of prompts with each prediction, as a batch of the data loader has it."""
+
+    def __call__(self, inputs: MetaTensor, network: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        pred = network(inputs)
+        slices = [{"index": i, "prompt": "null" if i < 2 else "self", "box": None} for i in range(6)]
+        pred.meta = {**pred.meta, "prompts": [json.dumps({"plane": "axial", "slices": slices})] * len(pred)}
+        return pred
+
+
+def test_the_prompts_of_every_case_and_their_sum_are_written(items: list[dict[str, Any]], tmp_path: Path) -> None:
+    evaluate(items[:3], [CaseScores(tmp_path, CLASSES, prompt_source="self")], inferer=Prompted())
+    assert [row["prompts"] for row in read_rows(tmp_path / "cases.csv")] == ["self 4, null 2"] * 6
+    conventions = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))["conventions"]
+    assert conventions["prompt_source"] == "self"
+    assert conventions["prompts"] == {"null": 6, "self": 12}  # slices of three cases
+    report = group_cases(read_run_folder(tmp_path, tmp_path).rows)
+    assert [case.name for case in report] == ["scan-0", "scan-1", "scan-2"]
+    assert report[0].rows[0]["prompts"] == "self 4, null 2"
 
 
 def run_process(rank: int, folder: Path, items: list[dict[str, Any]]) -> None:

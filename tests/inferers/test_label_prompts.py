@@ -82,7 +82,9 @@ def test_the_client_gets_the_result_of_the_slice_it_clicked_on(server: Any, scan
     labels, answer = infer(server, scan, foreground=[[1, 2, 4], [3, 0, 4]], background=[[2, 2, 4]], roi=[], slice=4)
     assert np.argwhere(labels).tolist() == [[1, 2, 4], [3, 0, 4]]
     assert answer["label_names"] == {"object": 1}
-    assert answer["prompts"]["slices"] == [{"index": 1, "prompt": "points", "box": None}]  # counted from the feet
+    (entry,) = answer["prompts"]["slices"]
+    assert (entry["index"], entry["prompt"], entry["box"]) == (1, "points", None)  # counted from the feet
+    assert [label for _, _, label in entry["points"]] == [1, 1, 0]
     assert answer["prompts"]["prompt_source"] == "self"
 
 

@@ -86,7 +86,8 @@ def test_a_users_points_and_boxes_take_the_place_of_the_networks_own() -> None:
 def test_a_click_inside_a_box_is_decoded_with_the_box() -> None:
     image = volume(request={"foreground": [[1, 2, 3], [4, 5, 3]], "roi": [0, 2, 1, 5, 3, 3]})
     found = PromptedSliceInferer(only_prompted=True)(image, PromptedToy())
-    assert slices_of(found) == [{"index": 3, "prompt": "points", "box": [2, 0, 4, 4]}]
+    points = [[3, 3, 1], [0, 0, 1]]
+    assert slices_of(found) == [{"index": 3, "prompt": "points", "box": [2, 0, 4, 4], "points": points}]
     assert found.as_tensor().nonzero().tolist() == [[0, 0, 1, 2, 3]]  # the other click is outside of the box
 
 
@@ -129,7 +130,7 @@ def test_a_picture_is_one_slice_with_its_own_columns_and_rows() -> None:
     label[0, 2:7, 1:4] = 1
     item = TrueBoxd(keys=["label"])(PromptFromRequestd(keys=["image"])({**item, "label": label}))
     found = PromptedSliceInferer(prompt_source="truth", plane="coronal")(item["image"][None], PromptedToy())
-    assert slices_of(found) == [{"index": 0, "prompt": "points", "box": [6, 0, 8, 2]}]
+    assert slices_of(found) == [{"index": 0, "prompt": "points", "box": [6, 0, 8, 2], "points": [[8, 1, 1]]}]
     assert found.as_tensor().nonzero().tolist() == [[0, 0, 8, 1]]
     item["image"].meta["user_prompts"] = ""
     found = PromptedSliceInferer(prompt_source="truth")(item["image"][None], PromptedToy())
