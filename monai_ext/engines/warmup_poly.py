@@ -28,9 +28,9 @@ class WarmupPoly(LRScheduler):
     accumulation the network changes only once in ``accumulation_steps`` batches: W, M and i count those changes, so
     that the rate is that of a run with the larger batch (and the last, shorter group of an epoch counts as one).
 
-    **Short runs.** A warm-up that is longer than ``max_warmup_share`` of M is cut to it, with a line in the log;
-    a run of a few hundred steps would else end before it has learnt at its full rate. 1.0 never cuts, unless
-    W is longer than the whole run.
+    **Short runs.** A warm-up that is longer than ``max_warmup_share`` of M, a quarter by default, is cut to it, with
+    a line in the log; a run of a few hundred steps would else end before it has learnt at its full rate. 1.0 cuts
+    only what is longer than the whole run.
 
     The state dict holds the place in the schedule and not its shape: a run that is resumed with more epochs goes on
     along the longer curve.
@@ -65,7 +65,7 @@ class WarmupPoly(LRScheduler):
         steps_per_epoch: int,
         power: float = 0.9,
         accumulation_steps: int = 1,
-        max_warmup_share: float = 0.1,
+        max_warmup_share: float = 0.25,
         last_epoch: int = -1,
     ) -> None:
         for name, value, least in (

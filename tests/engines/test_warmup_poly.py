@@ -90,9 +90,9 @@ def test_accumulated_batches_share_one_step_of_the_schedule() -> None:
     assert many == [few[3 * epoch + step] for epoch in range(12) for step in (0, 0, 1, 1, 2)]
 
 
-def test_the_warmup_is_a_tenth_of_a_short_run_at_most(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_warmup_is_a_quarter_of_a_short_run_at_most(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        rates = rates_of(WarmupPoly(optimizer_of(1.0), 250, max_epochs=4, steps_per_epoch=25), 100)
+        rates = rates_of(WarmupPoly(optimizer_of(1.0), 250, max_epochs=4, steps_per_epoch=10), 40)
     assert rates[:11] == pytest.approx([0.1 * step for step in range(1, 11)] + [1.0])
     assert "cut to 10" in caplog.text
 
