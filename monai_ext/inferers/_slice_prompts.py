@@ -23,6 +23,11 @@ class SlicePrompt:
     labels: tuple[int, ...] = ()
     box: Box | None = None
 
+    @property
+    def corrects(self) -> bool:
+        """Whether it only says where the object is not; what it is, the network has to find by itself."""
+        return bool(self.points) and self.box is None and not any(self.labels)
+
 
 @dataclass(frozen=True)
 class Request:
@@ -38,7 +43,8 @@ class Pass:
 
     Attributes:
         indices: of the slices.
-        kind: ``self``, ``null``, or ``given`` (points, or a slice whose embedding is kept).
+        kind: ``self``, ``null``, ``given`` (points, or a slice whose embedding is kept) or ``corrected`` (a slice with
+            nothing but points beside the object).
     """
 
     indices: list[int]
@@ -105,15 +111,15 @@ def plan_passes(
         group: tuple[object, ...]
         if prompt is None:
             group = (source,)
-        elif alone:
-            group = ("given", index)
+        elif prompt.corrects or alone:
+            group = ("corrected" if prompt.corrects else "given", index)
         elif prompt.points:
             group = ("given", len(prompt.points), prompt.box is not None)
         else:
             group = ("self",)
         groups.setdefault(group, []).append(index)
     return [
-        Pass(indices[start : start + batch_size], "null" if group[0] == "null" else str(group[0]))
+        Pass(indices[start : start + batch_size], str(group[0]))
         for group, indices in groups.items()
         for start in range(0, len(indices), batch_size)
     ]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -38,6 +39,7 @@ class PromptedSliceInferer(SliceWiseInferer):
     The network's ``segment(image, boxes=, points=, point_labels=, first_only=, embedded=)`` is called in place of the
     network itself, also if it is wrapped for several processes or compiled. A slice that the user clicked on or
     drew a box on (`PromptFromRequestd`) is decoded with these prompts; all others get what ``prompt_source`` says.
+    A slice with clicks beside the object only, which do not say what it is, is decoded with the self-prompt too.
     Which prompt every slice got is left in the result's metadata, ``meta["prompts"]``, as JSON.
 
     Clicking again on a slice does not encode it again: the embeddings of the last slices with a user's prompts are
@@ -172,7 +174,13 @@ class PromptedSliceInferer(SliceWiseInferer):
         with precision(batch.device, self.amp):
             if keep:
                 prompts["embedded"] = embed_once(segmenter, segmenter.embed, batch, self.amp, self.cached_slices)
-            found = segmenter.segment(batch, *args, first_only=one.kind == "null", **prompts, **kwargs)
+            segment = partial(segmenter.segment, batch, *args, **kwargs)
+            if one.kind == "corrected":
+                if not keep and hasattr(segmenter, "embed"):
+                    prompts["embedded"] = segmenter.embed(batch)
+                found = _corrected(segment, prompts, self.prompt_source == "null")
+            else:
+                found = segment(first_only=one.kind == "null", **prompts)
         used = [_entry(*three) for three in zip(found.prompts, found.boxes.float().tolist(), asked, strict=True)]
         return checked_logits(found.logits, batch), used
 
@@ -197,6 +205,13 @@ def _prompt_tensors(prompts: Sequence[SlicePrompt], batch: Tensor) -> dict[str, 
         tensors["points"] = batch.new_tensor([prompt.points for prompt in prompts])
         tensors["point_labels"] = torch.tensor([prompt.labels for prompt in prompts], device=batch.device)
     return tensors
+
+
+def _corrected(segment: Callable[..., Any], prompts: Mapping[str, Any], first_only: bool) -> Any:
+    """Decode clicks beside the object together with the box that the network finds; where it finds none, so be it."""
+    embedded = {name: value for name, value in prompts.items() if name == "embedded"}
+    own = segment(first_only=first_only, **embedded)
+    return own if bool(own.boxes.isnan().any()) else segment(boxes=own.boxes, **prompts)
 
 
 def _entry(prompt: str, box: Sequence[float], asked: SlicePrompt) -> dict[str, Any]:

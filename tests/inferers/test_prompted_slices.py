@@ -91,6 +91,31 @@ def test_a_click_inside_a_box_is_decoded_with_the_box() -> None:
     assert found.as_tensor().nonzero().tolist() == [[0, 0, 1, 2, 3]]  # the other click is outside of the box
 
 
+@pytest.mark.parametrize("cached_slices", [0, 32])
+def test_clicks_beside_the_object_correct_what_the_network_finds(cached_slices: int) -> None:
+    values = torch.zeros(1, 5, 6, 3)
+    values[0, 1:4, 2:5, 1] = 1
+
+    class Erasing(PromptedToy):
+        """Points are decoded within the given box, and a pixel of background is background."""
+
+        def segment(self, image: Tensor, *args: Any, **kwargs: Any) -> Any:
+            points = kwargs.pop("points", None)
+            found = super().segment(image, *args, **{k: v for k, v in kwargs.items() if k != "point_labels"})
+            for x, y in [] if points is None else points[0].long().tolist():
+                found.logits[0, 0, y, x] = -1
+            return found if points is None else found._replace(prompts=["points"])
+
+    item = {"image": MetaTensor(values), "background": [[1, 2, 1], [0, 0, 2]]}
+    image, network = PromptFromRequestd(keys=["image"])(item)["image"][None], Erasing()
+    found = PromptedSliceInferer(cached_slices=cached_slices)(image, network)
+    values[0, 1, 2, 1] = 0
+    assert torch.equal(found[0].as_tensor(), values.to(torch.uint8))
+    assert [entry["prompt"] for entry in slices_of(found)] == ["null", "points", "null"]
+    assert slices_of(found)[1]["box"] == [1, 1, 3, 3]
+    assert sum(network.encoded) == 3
+
+
 def test_first_masks_are_shown_on_request() -> None:
     image = volume(request={"roi": [0, 4, 0, 5, 2, 2]})
     found = PromptedSliceInferer(prompt_source="null")(image, PromptedToy())
