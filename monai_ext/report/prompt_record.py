@@ -22,7 +22,7 @@ PROMPTS = {
     "box": "given box",
     "points": "given points",
 }
-_BY_SOURCE = {("null", "null"): "no prompt (as asked)", ("truth", "null"): "no prompt", ("truth", "box"): "true box"}
+_BY_SOURCE = {("null", "null"): "no prompt (as asked)", ("truth", "box"): "true box"}
 
 
 @dataclass(frozen=True)

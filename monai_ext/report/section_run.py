@@ -7,11 +7,13 @@ from collections.abc import Mapping
 
 from monai_ext.report.markup import Markup, join, tag
 from monai_ext.report.notices import missing_notice
+from monai_ext.report.prompt_record import PROMPTS
 from monai_ext.report.reading import count_text, duration_text, file_name, list_of, mapping_of, number_of, text_of
 from monai_ext.report.sources import RunFolder
 
 _CONVENTIONS = {
     "prompt_source": "Prompts come from",
+    "prompts": "Slices by their prompt",
     "slices": "Slices scored",
     "empty_both": "Truth and prediction both empty",
     "empty_one": "Only one of them empty",
@@ -93,6 +95,8 @@ def _knobs(knobs: dict[str, object]) -> Markup | None:
 
 def _convention(key: str, value: object) -> str:
     record = mapping_of(value)
+    if key == "prompts" and record:
+        return ", ".join(f"{PROMPTS.get(kind, kind)}: {count_text(count)}" for kind, count in record.items())
     if key != "bootstrap" or number_of(record.get("level")) is None:
         return text_of(value)
     level = (number_of(record.get("level")) or 0) * 100

@@ -158,3 +158,10 @@ def test_broken_variants_are_left_out(tmp_path: Path, content: str) -> None:
     (output / "first_mask" / "summary.json").write_text(content, encoding="utf-8")
     (output / "true_box" / "summary.json").write_text(content, encoding="utf-8")
     assert "What the prompt is worth" not in build_report(bundle, output).html
+
+
+def test_counts_of_the_evaluation_are_shown_where_no_prediction_was_kept(tmp_path: Path) -> None:
+    bundle, output = write_run(tmp_path)
+    edit_json(output / "summary.json", conventions={"prompt_source": "self", "prompts": {"self": 31, "null": 12}})
+    text = plain(section(build_report(bundle, output).html, "conventions"))
+    assert "Slices by their prompt self-prompt box: 31, no prompt (first mask empty): 12" in text

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -16,8 +17,8 @@ from monai.data import MetaTensor
 from monai.transforms import Orientation
 from PIL import Image
 
-from monai_ext.data.slices import stack_view, upright
 from monai_ext.errors import InputError
+from monai_ext.inferers import PromptedSliceInferer
 from monai_ext.report.cases import ScoredCase
 from monai_ext.report.loaded import LoadedCase, load_case
 from monai_ext.report.panels import example
@@ -50,18 +51,25 @@ def blob_case(folder: Path, affine: np.ndarray, content: dict[str, object]) -> L
     return load_case(ScoredCase("case", paths, [], 1.0))
 
 
+class BrightBox(torch.nn.Module):
+    """Stands for a network that prompts itself: its mask is what is bright, its box goes around that."""
+
+    def segment(self, image: torch.Tensor, **prompts: object) -> SimpleNamespace:
+        boxes = torch.full((len(image), 4), torch.nan)
+        for box, mask in zip(boxes, image[:, 0] > 0.5, strict=True):
+            rows, columns = mask.nonzero(as_tuple=True)
+            if len(rows):
+                box[:] = torch.stack([columns.min(), rows.min(), columns.max(), rows.max()])
+        names = ["null" if box.isnan().any() else "self" for box in boxes]
+        return SimpleNamespace(logits=image[:, :1] - 0.5, boxes=boxes, prompts=names)
+
+
 def boxes_as_inferred(affine: np.ndarray, plane: str) -> dict[str, object]:
-    """The record of the block of `blob_case`, made from the slices that a network is given."""
+    """The record of the block of `blob_case`, as the inferer leaves it."""
     volume = torch.zeros(1, 20, 24, 16)
     volume[:, 4:9, 3:7, 9:12] = 1
     turned = Orientation("RAS", labels=None)(MetaTensor(volume, affine=torch.as_tensor(affine)))
-    slices = upright(stack_view(turned.as_tensor(), plane), is_volume=True)[:, 0]
-    found: list[dict[str, object]] = []
-    for index, mask in enumerate(slices):
-        rows, columns = (mask.any(axis).nonzero().flatten().tolist() for axis in (1, 0))
-        box = [columns[0], rows[0], columns[-1], rows[-1]] if rows else None
-        found.append({"index": index, "prompt": "self" if rows else "null", "box": box})
-    return record(*found, plane=plane)
+    return json.loads(PromptedSliceInferer(plane=plane)(turned[None], BrightBox()).meta["prompts"])
 
 
 def extent(mask: np.ndarray) -> list[float]:
