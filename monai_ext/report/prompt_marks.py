@@ -92,13 +92,13 @@ def marks_legend(records: Sequence[PromptRecord]) -> Markup | None:
     prompts = [prompt for record in records for prompt in record.slices.values()]
     keys = []
     if any(prompt.box is not None for prompt in prompts):
-        keys.append(_key("box", PromptMarks("", "", (1.5, 1.5, 19.0, 11.0), [])))
+        keys.append(_key("box", PromptMarks("", "", (3.5, 3.0, 17.0, 10.0), [])))
     signs = {is_object for prompt in prompts for _, _, is_object in prompt.points}
     for is_object, name in ((True, "point on the object"), (False, "point off it")):
         if is_object in signs:
-            keys.append(_key(name, PromptMarks("", "", None, [(11.0, 7.0, is_object)])))
+            keys.append(_key(name, PromptMarks("", "", None, [(12.0, 8.0, is_object)])))
     return tag("span", tag("b", "prompt"), keys, data_legend="prompt") if keys else None
 
 
 def _key(name: str, marks: PromptMarks) -> Markup:
-    return tag("span", tag("span", marks_layer(marks, (22, 14), arm=5), class_="mark-key"), name, class_="key")
+    return tag("span", tag("span", marks_layer(marks, (24, 16), arm=5), class_="mark-key"), name, class_="key")
