@@ -133,7 +133,7 @@ class PromptedSliceInferer(SliceWiseInferer):
         wanted = self._wanted(request, len(slices))
         if not wanted:
             raise ValueError(f"the image has no slices: shape {tuple(image.shape)}.")
-        asked = {index: prompt for index, prompt in request.prompts.items() if index in set(wanted)}
+        asked = {index: request.prompts[index] for index in wanted if index in request.prompts}
         alone = 0 < len(asked) <= self.cached_slices and hasattr(segmenter, "embed")
         device = device_of(segmenter, image.device)
         given = asked | {i: SlicePrompt(box=truth[i]) for i in wanted if i not in asked and truth and truth[i]}
@@ -142,9 +142,9 @@ class PromptedSliceInferer(SliceWiseInferer):
         entries: Entries = {}
         for one in plan_passes(wanted, asked, source, self.batch_size, alone):
             batch = self._batch(slices, one.indices, is_volume).to(device, torch.float32)
-            logits, used = self._segment(segmenter, batch, one, given, alone and one.indices[0] in asked, more)
+            found, used = self._segment(segmenter, batch, one, given, alone and one.indices[0] in asked, more)
             entries |= dict(zip(one.indices, used, strict=True))
-            found = self._finish(logits).to(image.device)
+            found = found.to(image.device)
             if result is None:
                 result = _background(found, image)
             stack_view(result, self.plane)[one.indices] = upright(found, is_volume)
@@ -167,7 +167,7 @@ class PromptedSliceInferer(SliceWiseInferer):
         keep: bool,
         more: tuple[Any, Any],
     ) -> tuple[Tensor, list[dict[str, Any]]]:
-        """Return logits (n, K, H, W) and what is to be recorded of each slice."""
+        """Return the result of a pass (n, 1 or K, H, W), no logits, and what is to be recorded of each slice."""
         args, kwargs = more
         asked = [given.get(index, SlicePrompt()) for index in one.indices]
         prompts = _prompt_tensors(asked, batch)
@@ -182,7 +182,7 @@ class PromptedSliceInferer(SliceWiseInferer):
             else:
                 found = segment(first_only=one.kind == "null", **prompts)
         used = [_entry(*three) for three in zip(found.prompts, found.boxes.float().tolist(), asked, strict=True)]
-        return checked_logits(found.logits, batch), used
+        return self._finish(checked_logits(found.logits, batch)), used
 
 
 def _segmenter(network: Callable[..., Any]) -> Any:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from monai_ext.data.slices import stack_view, upright
 from monai_ext.inferers import PromptedSliceInferer, SliceWiseInferer
@@ -195,6 +196,25 @@ def test_equal_numbers_of_points_are_decoded_together_and_none_is_filled_up() ->
     network = PromptedToy()
     PromptedSliceInferer(cached_slices=0, only_prompted=True)(volume(request={"foreground": clicks}), network)
     assert sorted(network.decoded) == [2, 2]
+
+
+@pytest.mark.parametrize("slices", [8, 16])
+def test_logits_are_let_go(slices: int) -> None:
+    alive: list[int] = []
+    storages: list[StorageWeakRef] = []
+
+    class Counting(PromptedToy):
+        def segment(self, image: Tensor, *args: Any, **kwargs: Any) -> Any:
+            alive.append(sum(not storage.expired() for storage in storages))
+            found = super().segment(image, *args, **kwargs)
+            logits = image.new_zeros(len(image), 50, *image.shape[2:])
+            storages.append(StorageWeakRef(logits.untyped_storage()))
+            return found._replace(logits=logits)
+
+    labels = PromptedSliceInferer(batch_size=2)(MetaTensor(torch.rand(1, 1, 8, 8, slices)), Counting())
+    assert len(alive) == slices // 2
+    assert max(alive) == 0
+    assert labels.untyped_storage().nbytes() == 8 * 8 * slices  # one byte a voxel
 
 
 def test_every_slice_is_encoded_once() -> None:
