@@ -109,9 +109,9 @@ def _export(
     network = load_network(parser, weights)
     require_plain_size(network, plain_image_size)
     sample, description = sample_input(parser, network, image)
-    low = sample[:, :, : max(1, sample.shape[2] * 3 // 4)].contiguous()
+    wide = sample[:, :, : max(1, min(sample.shape[2:]) * 3 // 4)].contiguous()  # traces are made of high images
     with torch.no_grad():  # before merging, so that a wrong merge shows
-        expected, expected_low = network(sample).clone(), network(low).clone()
+        expected, expected_wide = network(sample).clone(), network(wide).clone()
     plain = {}
     if isinstance(network, HasPlainSam):
         print("writing plain Segment Anything ...", flush=True)
@@ -119,7 +119,7 @@ def _export(
     network = _merged(network).requires_grad_(False)
 
     def compared(path: Path, axes: list[str]) -> dict[str, Any]:
-        other = (low, expected_low) if {"height", "width"} <= set(axes) else None
+        other = (wide, expected_wide) if {"height", "width"} <= set(axes) else None
         return {**parity_of(path, sample, expected, TOLERANCE, other), "free_axes": axes}
 
     script, graph = target / "model.ts", target / "model.onnx"

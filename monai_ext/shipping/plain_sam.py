@@ -106,8 +106,8 @@ def _note(network: HasPlainSam, size: int, own_size: int, tokens: int) -> str:
         notes.append(f"build Segment Anything with img_size {size}; its own sam_model_registry builds {PUBLISHED_SIZE}")
     if size != own_size:
         notes.append(f"position embeddings were resized from {own_size}, for which the weights were trained")
-    if tokens != PUBLISHED_TOKENS:
-        notes.append(f"one mask for each of {tokens} classes; its own decoder has {PUBLISHED_TOKENS} masks")
+    if getattr(network, "num_classes", 1) > 1:
+        notes.append(f"its {tokens} masks are the classes, background first (its own decoder has {PUBLISHED_TOKENS})")
     if getattr(network, "stem", None) is not None:
         notes.append("expects three channels: the layer that makes them from the image's is not part of it")
     return "; ".join(notes)

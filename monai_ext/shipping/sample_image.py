@@ -84,9 +84,11 @@ def _first_of_dataset(parser: ConfigParser) -> dict[str, Any] | None:
 
 
 def _described_shape(parser: ConfigParser, network: nn.Module) -> tuple[int, ...]:
-    """Return the input's shape by metadata.json; a free side becomes the config's ``image_size``, or 256."""
+    """Return the input's shape by metadata.json; a free side becomes the ``image_size``, or 256."""
     described = parser.get("_meta_", {}).get("network_data_format", {}).get("inputs", {}).get("image", {})
-    side = build(parser, "image_size") if "image_size" in parser.get() else None
+    side = getattr(network, "image_size", None)
+    if side is None and "image_size" in parser.get():
+        side = build(parser, "image_size")
     sides = list(side) if isinstance(side, (list, tuple)) else [side or 256] * 2
     for axis, stated in enumerate(described.get("spatial_shape", [])[:2]):
         sides[axis] = int(stated) if str(stated).isdigit() else sides[axis]

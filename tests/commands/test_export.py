@@ -125,6 +125,43 @@ def test_a_network_without_image_size_refuses_other_sizes(toy: Path, tmp_path: P
             run(tmp_path / name, torch.rand(1, 1, 18, 20))
 
 
+class Sizes(torch.nn.Module):
+    """Says that any size will do; whether it is true is the caller's choice."""
+
+    def __init__(self, exports_any_size: bool, honest: bool) -> None:
+        super().__init__()
+        self.image_size = 8
+        self.exports_any_size = exports_any_size
+        self.honest = honest
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        side = image.shape[2] if self.honest else int(image.shape[2])
+        small = torch.nn.functional.interpolate(image, size=(self.image_size, self.image_size), mode="bilinear")
+        return torch.nn.functional.interpolate(small, size=(side, image.shape[3]), mode="bilinear")
+
+
+@pytest.mark.parametrize(
+    ("says", "honest", "axes"),
+    [(True, True, ["batch", "height", "width"]), (False, True, ["batch"]), (True, False, ["batch"])],
+)
+def test_sizes_are_free_if_the_network_says_so_and_it_is_true(
+    tmp_path: Path, says: bool, honest: bool, axes: list[str]
+) -> None:
+    network, image = Sizes(says, honest).eval(), torch.rand(1, 1, 20, 30)
+    assert write_torchscript(network, image, tmp_path / "sizes.ts") == axes
+    torch.testing.assert_close(parity.run_torchscript(tmp_path / "sizes.ts", image), network(image))
+
+
+def test_a_file_that_is_wrong_at_another_size_fails(tmp_path: Path) -> None:
+    network = Sizes(True, True).eval()
+    first, second = torch.rand(1, 1, 20, 30), torch.rand(1, 1, 9, 30)
+    write_torchscript(network, first, tmp_path / "sizes.ts")
+    right = parity.parity_of(tmp_path / "sizes.ts", first, network(first), 1e-4, (second, network(second)))
+    wrong = parity.parity_of(tmp_path / "sizes.ts", first, network(first), 1e-4, (second, network(second) + 1e-3))
+    assert (right["passed"], wrong["passed"]) == (True, False)
+    assert right["other_size"] == "1x1x9x30"
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -133,6 +170,7 @@ def test_a_network_without_image_size_refuses_other_sizes(toy: Path, tmp_path: P
         (["--ckpt", "other.pt"], "does not fit this network"),
         (["--image_sise", "8"], "image_sise: is no knob"),
         (["--config_file", "nowhere.json"], "nowhere.json: there is no such config"),
+        (["--plain_image_size", "1024"], "plain_image_size: ToyNet does not stand on Segment Anything"),
     ],
 )
 def test_wrong_input_is_one_line(
