@@ -9,7 +9,7 @@ import sys
 
 from benchmarks.harness import ROOT
 
-NAMES = ("startup", "losses", "trunk", "network", "training_memory", "volume")
+NAMES = ("startup", "losses", "trunk", "network", "training_memory", "volume", "sam_encoder", "sam_training")
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
