@@ -9,7 +9,9 @@ import sys
 
 from benchmarks.harness import ROOT
 
-NAMES = ("startup", "losses", "trunk", "network", "training_memory", "volume", "sam_encoder", "sam_training")
+NAMES = (
+    "startup", "losses", "trunk", "network", "training_memory", "volume", "sam_encoder", "sam_training", "self_prompt",
+)  # fmt: skip
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
