@@ -34,14 +34,14 @@ def brain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def run_of(brain: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Profile], Path]:
-    """Gives the folder of a run that trained one epoch and was evaluated, started from somewhere else."""
+    """Gives the folder of a run that trained a little and was evaluated, started from somewhere else."""
 
     @cache
     def train(name: str) -> Path:
         folder, before = tmp_path_factory.mktemp("trained"), Path.cwd()
         os.chdir(tmp_path_factory.mktemp("elsewhere"))
         try:
-            train_and_evaluate(name, folder, brain / PROFILES[name].data)
+            train_and_evaluate(name, folder, brain / PROFILES[name].data, **PROFILES[name].fit)
         finally:
             os.chdir(before)
         return folder

@@ -15,6 +15,7 @@ import torch
 import torch.nn as nn
 
 from monai_ext.networks.nets.hiera import build_sam2_trunk
+from monai_ext.networks.nets.sam import build_plain_sam
 
 ROOT = Path(__file__).parents[2]
 Knobs = Mapping[str, Any]
@@ -32,11 +33,13 @@ class Profile:
         learns: a weight that every step changes.
         trained_file: the weights that training made, beside ``model.pt``.
         misfit: knobs of another architecture, and what the refusal of the weights says.
+        fit: knobs of the one shared run, whose network must not see the same everywhere.
         random_training: knobs that make a training step draw random numbers, so that resuming has to restore them.
         data: which data of the tiny data set: its folder, or one of its lists.
         prompt_source: what an evaluation says about prompts.
         card: words that make the commands of the model card small; the user's other knobs stand in the card.
         card_weights: writes the file of published weights that the card's commands start from, of our smallest size.
+        guide: page of ``docs`` about its recipes.
     """
 
     name: str
@@ -46,11 +49,13 @@ class Profile:
     learns: str
     trained_file: str
     misfit: tuple[Knobs, str]
+    fit: Knobs = field(default_factory=dict)
     random_training: Knobs = field(default_factory=dict)
     data: str = ""
     prompt_source: str = "none"
     card: str = ""
     card_weights: Callable[[Path], None] = lambda folder: None
+    guide: str = ""
 
     @property
     def folder(self) -> Path:
@@ -87,9 +92,17 @@ def _in_sam2s_trunk(name: str) -> bool:
     return name.startswith("encoder.") and "prompt_learn" not in name
 
 
+def _in_sams_encoder(name: str) -> bool:
+    return name.startswith("image_encoder.") and "lora_" not in name
+
+
 def _sam2_large(folder: Path) -> None:
     trunk = {f"image_encoder.trunk.{name}": weight for name, weight in build_sam2_trunk("nano").state_dict().items()}
     torch.save({"model": trunk}, folder / "sam2.1_hiera_large.pt")  # the published layout
+
+
+def _sam_vit_b(folder: Path) -> None:
+    torch.save(build_plain_sam("vit_tiny", 64).state_dict(), folder / "sam_vit_b_01ec64.pth")
 
 
 SMALL = {
@@ -124,5 +137,34 @@ SAM2_UNET = Profile(
     random_training={"dropout": 0.1},
     card="--backbone nano --image_size 32 --num_workers 0 --max_epochs 1 --batch_size 8",
     card_weights=_sam2_large,
+    guide="recipes.md",
 )  # fmt: skip
-PROFILES = {profile.name: profile for profile in (SAM2_UNET,)}
+SAM_SP = Profile(
+    name="sam_sp",
+    tiny={"sam_type": "vit_tiny", "image_size": 64, "in_channels": 1, "num_classes": 1, **SMALL},
+    variants={
+        "one-class-four-modalities": {"num_classes": 1, "in_channels": 4, "intensity": "zscore", "lora_rank": 2},
+        "two-classes-three-slices-coronal": {
+            "num_classes": 2, "slice_context": 1, "plane": "coronal", "intensity": "window", "intensity_upper": 200,
+        },
+        "thirteen-classes-full": {
+            "num_classes": 13, "tuning": "full", "multiclass_box": "per_class", "n_iters": 3, "use_checkpoint": True,
+            "empty_slices": 0.5,
+        },
+        "frozen-amp-accumulation": {
+            "tuning": "frozen", "amp": True, "accumulation_steps": 2, "clip_norm": 1.0, "temperature": 2.0,
+            "kd_direction": "student_teacher", "detach_teacher": False, "y0_weight": 0.5, "empty_policy": "full",
+        },
+    },
+    frozen=_in_sams_encoder,
+    learns="mask_decoder.output_upscaling.0.weight",
+    trained_file="tasks/main.pt",
+    misfit=({"num_classes": 2}, "mask_decoder.mask_tokens.weight is 4"),
+    fit={"max_epochs": 4},
+    data="datalist_tissue.json",
+    prompt_source="self",
+    card="--sam_type vit_tiny --image_size 64 --num_workers 0 --max_epochs 1 --batch_size 8",
+    card_weights=_sam_vit_b,
+    guide="recipes_sam_sp.md",
+)  # fmt: skip
+PROFILES = {profile.name: profile for profile in (SAM2_UNET, SAM_SP)}

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.bundles.profiles import Profile
+from tests.bundles.profiles import SAM2_UNET, Profile
 from tests.bundles.runs import INFERENCE, read_json, run
 
 PIP = "pip install --no-deps monailabel==0.8.5 (and the extra dev, which has what it imports)"
@@ -110,6 +110,7 @@ def test_the_server_offers_the_models_of_the_bundle_and_nothing_else(served: Pat
     assert train.BundleTrainTask(str(served), {}).config()["model_filename"] == ["model.pt"]
 
 
+@pytest.mark.parametrize("profile", [SAM2_UNET], ids=lambda profile: profile.name, indirect=True)
 def test_scoring_by_dropout_finds_the_knob(served: Path) -> None:
     assert infer.BundleInferTask(str(served), {}, dropout=0.2).network.dropout.p == 0.2
 

@@ -3,10 +3,7 @@
 
 from __future__ import annotations
 
-import ast
-import json
 import re
-import shlex
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,43 +16,12 @@ from PIL import Image
 
 from monai_ext.data import load_datalist
 from monai_ext.metrics import saliency_scores
+from tests.bundles.made_data import LAYOUTS, split_of, volumes
 from tests.bundles.profiles import ROOT
-from tests.bundles.runs import bundle, configs, read_json, rows_of, run
+from tests.bundles.runs import configs, read_json, rows_of, run
 
 NAME = "sam2_unet"
-RECIPES = sorted(path.name for path in (bundle(NAME) / "configs").glob("recipe_*.json"))
 RGB: dict[str, Any] = {"in_channels": 3, "num_classes": 1}
-POLYPS = ("CVC-300", "CVC-ClinicDB", "CVC-ColonDB", "ETIS-LaribPolypDB", "Kvasir")
-LAYOUTS = {
-    "polyps": ("TrainDataset", "TestDataset/{}", POLYPS),
-    "camouflage": ("TrainDataset", "TestDataset/{}", ("CAMO", "CHAMELEON", "COD10K", "NC4K")),
-    "salient": ("DUTS-TR", "{}", ("DUTS-TE", "DUT-OMRON", "HKU-IS", "PASCAL-S", "ECSSD")),
-}  # fmt: skip
-
-
-def pictures(folder: Path, names: tuple[str, str], count: int, empty: int = 0) -> None:
-    """Noise with a bright disc in it, and the disc as a mask of 0 and 255; the first ``empty`` have none."""
-    generator = np.random.default_rng(count)
-    for name in names:
-        (folder / name).mkdir(parents=True)
-    for number in range(count):
-        rows, columns = np.mgrid[:30, :40]
-        disc = (rows - 14) ** 2 + (columns - 12 - 3 * number) ** 2 < 49
-        mask = np.where(disc & (number >= empty), 255, 0).astype(np.uint8)
-        pixels = generator.integers(0, 120, (30, 40, 3)) + mask[..., None] // 2
-        Image.fromarray(pixels.astype(np.uint8)).save(folder / names[0] / f"{number}.jpg")
-        Image.fromarray(mask).save(folder / names[1] / f"{number}.png")
-
-
-def split_of(task: str, root: Path) -> Path:
-    """Write a tiny data set in the folders in which the task's is distributed."""
-    training, test, sets = LAYOUTS[task]
-    names = {"polyps": ("image", "masks"), "camouflage": ("Imgs", "GT"), "salient": ("DUTS-TR-Image", "DUTS-TR-Mask")}
-    pictures(root / training, names[task], 6)
-    for name in sets:
-        pair = ("images", "masks") if task == "polyps" else ("Imgs", "GT")
-        pictures(root / test.format(name), pair, 2, empty=1 if name == sets[0] else 0)
-    return root
 
 
 def tune(folder: Path, data: Path, task: str, **knobs: Any) -> None:
@@ -193,27 +159,6 @@ def test_a_missing_set_is_named(tmp_path: Path) -> None:
     assert "looked for one folder called DUTS-TR" in str(find_input_error(caught.value))
 
 
-def volumes(folder: Path, modalities: int, values: tuple[int, ...]) -> Path:
-    """Three subjects: a box for each label value in noise, zero around it, as skull-stripped scans have it."""
-    generator, listed = np.random.default_rng(0), {}
-    folder.mkdir()
-    for section in ("training", "validation", "test"):
-        label = np.zeros((20, 24, 6), np.uint8)
-        for number, value in enumerate(values[1:]):
-            label[4:16, 4 + 5 * number : 8 + 5 * number, 1:5] = value
-        inside = np.zeros(label.shape)
-        inside[2:18, 2:22] = 1
-        paths = [f"{section}_{number}.nii.gz" for number in range(modalities)]
-        for number, path in enumerate(paths):
-            voxels = inside * (300 + 40 * number + 60.0 * label + generator.normal(0, 20, label.shape))
-            nib.save(nib.Nifti1Image(voxels.astype(np.float32), np.diag([-1.0, 1, 2, 1])), folder / path)
-        nib.save(nib.Nifti1Image(label, np.diag([-1.0, 1, 2, 1])), folder / f"{section}_label.nii.gz")
-        image = paths if modalities > 1 else paths[0]
-        listed[section] = [{"image": image, "label": f"{section}_label.nii.gz", "subject": section}]
-    (folder / "datalist.json").write_text(json.dumps(listed), encoding="utf-8")
-    return folder
-
-
 def every_step(recipe: str, segmenting: str, folder: Path, data: Path, **knobs: Any) -> np.ndarray:
     """Train, evaluate and segment the test scan; return its label map."""
     run(NAME, "training", ("train.json", recipe), folder, data, **knobs)
@@ -300,38 +245,3 @@ def test_the_guides_code_scores_the_regions_of_a_tumour(tmp_path: Path, capsys: 
         "tumour core: Dice 0.6667, IoU 0.5000, 1 subjects",
         "enhancing tumour: Dice 0.5000, IoU 0.3333, 1 subjects",
     ]
-
-
-@pytest.mark.parametrize("recipe", [*RECIPES, "evaluate_saliency.json"])
-def test_a_recipe_is_short_and_sets_only_what_exists(recipe: str) -> None:
-    """A misspelt knob would silently do nothing."""
-    text = (bundle(NAME) / "configs" / recipe).read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 40
-    assert max(map(len, re.findall(r'"(\$.*)"', text)), default=0) <= 80
-    known = {key for file in ("train.json", "inference.json") for key in read_json(bundle(NAME) / "configs" / file)}
-    plain = {key for key in json.loads(text) if "#" not in key and not key.startswith("_")}
-    own = {key for key in plain - known if re.search(rf'"[@$].*@{key}\b|"@{key}"', text)}
-    assert plain - known - own == set()
-
-
-def test_the_guide_names_every_recipe() -> None:
-    assert {*RECIPES, "evaluate_saliency.json"} <= set(re.findall(r"\b(\w+\.json)\b", guide()))
-
-
-def commands() -> list[list[str]]:
-    blocks = re.findall(r"```bash\n(.*?)```", guide(), flags=re.DOTALL)
-    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    return [shlex.split(line) for line in lines if "monai.bundle run" in line]
-
-
-@pytest.mark.parametrize("words", commands(), ids=lambda words: words[4])
-def test_a_command_of_the_guide_names_files_and_knobs_that_exist(words: list[str]) -> None:
-    assert words[:4] == ["python", "-m", "monai.bundle", "run"]
-    options = dict(zip(words[5::2], words[6::2], strict=True))
-    files = [ROOT / file for file in ast.literal_eval(options.pop("--config_file"))]
-    known: dict[str, Any] = {}
-    for file in files:
-        known.update(read_json(file))
-    assert words[4] in known
-    assert {name[2:].split("#")[0] for name in options} <= set(known)
-    assert options["--bundle_root"] == f"bundles/{NAME}"
