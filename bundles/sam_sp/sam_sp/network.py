@@ -207,18 +207,18 @@ class SAMSP(nn.Module):
             prompts = ["self" if found else "null" for found in used[:, 0].isfinite().tolist()]
         given = torch.zeros(batch, dtype=torch.bool, device=first.device)
         if boxes is not None:
-            boxes = embedded.frame.into(boxes.to(first.device, torch.float32))
+            boxes = embedded.frame.boxes_into(boxes.to(first.device, torch.float32))
             given |= boxes.isfinite().all(dim=1)
             used = torch.where(given[:, None], boxes, used)
         if points is not None and point_labels is not None:
-            places = (embedded.frame.into(points.to(first.device, torch.float32)), point_labels.to(first.device))
+            places = (embedded.frame.points_into(points.to(first.device, torch.float32)), point_labels.to(first.device))
             masks = self._decode_given(embedded, used if boxes is not None else None, places)
             prompts = ["points"] * batch
         elif bool(given.any()):
             masks = masks.index_copy(0, given.nonzero()[:, 0], self._decode(_rows(embedded, given), used[given]))
             prompts = ["box" if own else name for own, name in zip(given.tolist(), prompts, strict=True)]
         frame = embedded.frame
-        return SelfPrompted(frame.restore(masks), frame.restore(first), frame.back(used), prompts)
+        return SelfPrompted(frame.restore(masks), frame.restore(first), frame.boxes_back(used), prompts)
 
     def merge_lora(self) -> SAMSP:
         """Fold the low-rank updates into the projections, in place, for export; does nothing without them."""

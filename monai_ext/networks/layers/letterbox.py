@@ -68,13 +68,23 @@ class Letterbox(NamedTuple):
         rows, columns = -(-self.inner_height // cells), -(-self.inner_width // cells)
         return masks[..., :rows, :columns]
 
-    def into(self, places: Tensor) -> Tensor:
-        """Take coordinates (..., 2 n) as x, y, x, y ... in pixels of the picture into the square."""
-        return places * self._scales(places)
+    def boxes_into(self, boxes: Tensor) -> Tensor:
+        """Take boxes (..., 4), xmin, ymin, xmax, ymax as inclusive pixel indices of the picture, into the square.
 
-    def back(self, places: Tensor) -> Tensor:
-        """Take coordinates (..., 2 n) of the square back into pixels of the picture; the inverse of `into`."""
-        return places / self._scales(places)
+        What is scaled are the outer edges of the pixels, so the box of a mask becomes the box of the scaled mask.
+        (Segment Anything scales the indices, which cuts a scaled-up box short by nearly a pixel of the picture.)
+        """
+        ends = boxes.new_tensor([0.0, 0.0, 1.0, 1.0])
+        return (boxes + ends) * self._scales(boxes) - ends
+
+    def boxes_back(self, boxes: Tensor) -> Tensor:
+        """Take boxes of the square back to pixels of the picture; the inverse of `boxes_into`."""
+        ends = boxes.new_tensor([0.0, 0.0, 1.0, 1.0])
+        return (boxes + ends) / self._scales(boxes) - ends
+
+    def points_into(self, points: Tensor) -> Tensor:
+        """Take points (..., 2), x and y as pixel indices of the picture, into the square: centre to centre."""
+        return (points + 0.5) * self._scales(points) - 0.5
 
     def _scales(self, places: Tensor) -> Tensor:
         across, down = self.inner_width / self.width, self.inner_height / self.height

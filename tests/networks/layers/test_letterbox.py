@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from segment_anything.utils.transforms import ResizeLongestSide
 
 from monai_ext.networks.layers.letterbox import Letterbox
+from monai_ext.networks.layers.mask_boxes import mask_boxes
 
 SIZES = [(50, 97), (97, 50), (64, 64), (1, 300), (300, 1), (63, 64), (255, 256), (1000, 7)]
 
@@ -40,12 +42,32 @@ def test_a_smooth_picture_survives_the_way_there_and_back() -> None:
     torch.testing.assert_close(back[..., 4:-4, 4:-4], picture[..., 4:-4, 4:-4], atol=0.02, rtol=0)
 
 
-def test_coordinates_are_scaled_as_sam_does_and_back() -> None:
-    frame, boxes = frame_of(50, 97), torch.tensor([[10.0, 5.0, 40.0, 30.0]])
-    published = ResizeLongestSide(64).apply_boxes_torch(boxes, (50, 97))
-    torch.testing.assert_close(frame.into(boxes), published)
-    torch.testing.assert_close(frame.back(frame.into(boxes)), boxes)
-    torch.testing.assert_close(frame.into(boxes[:, :2]), published[:, :2])
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_the_box_of_a_mask_becomes_the_box_of_the_scaled_mask(height: int, width: int) -> None:
+    # by a whole factor, where nearest neighbours leave no doubt what the scaled mask is
+    mask = torch.zeros(1, 1, 7, 16)
+    mask[..., 2:5, 3:9] = 1
+    frame = Letterbox.of(mask, 64)
+    boxes, _ = mask_boxes(mask[:, 0] > 0)
+    scaled, _ = mask_boxes(F.interpolate(mask, scale_factor=4)[:, 0] > 0)
+    assert frame.boxes_into(boxes).tolist() == scaled.tolist()
+    whole = torch.tensor([[0.0, 0.0, width - 1.0, height - 1.0]])
+    other = frame_of(height, width)
+    inside = torch.tensor([[0.0, 0.0, other.inner_width - 1.0, other.inner_height - 1.0]])
+    torch.testing.assert_close(other.boxes_into(whole), inside)
+    torch.testing.assert_close(other.boxes_back(inside), whole)
+
+
+def test_points_go_from_centre_to_centre() -> None:
+    frame = Letterbox.of(torch.zeros(1, 1, 16, 16), 64)
+    assert frame.points_into(torch.tensor([[0.0, 0.0], [15.0, 7.5]])).tolist() == [[1.5, 1.5], [61.5, 31.5]]
+
+
+def test_without_scaling_coordinates_are_those_of_sam() -> None:
+    frame, boxes = frame_of(50, 64), torch.tensor([[10.0, 5.0, 40.0, 30.0]])
+    published = ResizeLongestSide(64).apply_boxes_torch(boxes, (50, 64))
+    torch.testing.assert_close(frame.boxes_into(boxes), published)
+    torch.testing.assert_close(frame.points_into(boxes[:, :2]), published[:, :2])
 
 
 def test_cropped_masks_hold_every_cell_that_shows_the_picture() -> None:
