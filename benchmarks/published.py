@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SAM2-UNet's published forward pass over the weights of our network, for comparison."""
+"""The published way of what we compute, over the same weights, for comparison."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from sam2_unet.network import SAM2UNet
+from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor
 
+from monai_ext.networks.layers.lora import inject_lora
 from monai_ext.networks.nets.hiera import build_sam2_trunk
+from monai_ext.networks.nets.sam import build_published_encoder
+from monai_ext.networks.nets.sam_encoder import SAMEncoder
 
 
 class PublishedForward(nn.Module):
@@ -62,6 +66,26 @@ def build_pair(backbone: str, **arguments: object) -> tuple[PublishedForward, SA
     torch.manual_seed(0)
     network = SAM2UNet(backbone=backbone, **arguments)  # type: ignore[arg-type]
     return PublishedForward(network, backbone), network
+
+
+def build_sam_encoders(sam_type: str, side: int, lora_rank: int = 0) -> tuple[ImageEncoderViT, SAMEncoder]:
+    """Build the ``segment-anything`` package's encoder and ours around the same random weights.
+
+    Positions, which the package sets to zero to be loaded, are random, too. With ``lora_rank`` the encoder is frozen
+    and has low-rank updates that train.
+    """
+    torch.manual_seed(0)
+    published = build_published_encoder(sam_type, side).eval()
+    for name, weight in published.named_parameters():
+        if "pos" in name:
+            nn.init.normal_(weight, std=0.1)
+    if lora_rank:
+        published.requires_grad_(False)
+        inject_lora(published, rank=lora_rank)
+        for name, weight in published.named_parameters():
+            if name.endswith("_up"):  # zero at first, which would leave the other factor without a gradient
+                nn.init.normal_(weight, std=0.02)
+    return published, SAMEncoder(published).eval()
 
 
 def _enlarge(logits: Tensor, scale: float) -> Tensor:
