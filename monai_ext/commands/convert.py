@@ -66,8 +66,9 @@ def convert(name: str, source: str | None = None, output: str | None = None, ove
     knobs = {n: v for n, v in imported.knobs.items() if not imported.foundation_only or n in kind.foundation_knobs}
     print(f"{source}: {imported.kind}, {', '.join(f'{name} {value}' for name, value in knobs.items())}")
     print(f"{match}; {len(imported.left_out)} left out on purpose{_first_parts(imported.left_out)}")
-    if imported.foundation_only:
-        print(f"the other {len(network.state_dict()) - len(match.matched)} keys of the network stay as initialised")
+    rest = len(network.state_dict()) - len(match.matched)
+    if rest:
+        print(f"the other {rest} keys of the network stay as initialised")
     _write(imported, knobs, Path(source), target)
     print(f"wrote {target} and {target.name}.json")
 
