@@ -97,8 +97,8 @@ def test_an_evaluation_that_must_not_be_worse_is_compared(run: Run) -> None:
         run(PROMPTED, {"eval": 0.9, "first_mask": 0.85, "true_box": 0.89})
 
 
-def test_what_prints_alike_is_as_good(run: Run) -> None:
-    run(PROMPTED, {"eval": 0.9001, "first_mask": 0.85, "true_box": 0.9})
+def test_a_few_voxels_less_are_as_good(run: Run) -> None:
+    run(PROMPTED, {"eval": 0.9004, "first_mask": 0.85, "true_box": 0.8996})
 
 
 def test_the_promise_is_for_the_full_resolution(run: Run) -> None:
