@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from monai_ext.networks.checkpoints import load_sam
+from monai_ext.networks.checkpoints import load_sam, plain_sam_state
 from monai_ext.networks.layers.letterbox import Letterbox
 from monai_ext.networks.layers.lora import inject_lora, merge_lora
 from monai_ext.networks.layers.mask_boxes import mask_boxes
@@ -231,8 +230,7 @@ class SAMSP(nn.Module):
         With one class they load strictly into ``build_plain_sam(sam_type, image_size)``; a stem for other numbers of
         channels than 1 and 3 has no place there and is left out.
         """
-        state = copy.deepcopy(self).merge_lora().state_dict()
-        return {name: weight for name, weight in state.items() if not name.startswith("stem.")}
+        return plain_sam_state(self)
 
     def load_pretrained(self, path: str | Path | None) -> SAMSP:
         """Load Segment Anything's published weights, fitted to ``image_size``; see `load_sam`."""
