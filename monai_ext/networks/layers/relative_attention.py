@@ -35,7 +35,8 @@ def relative_attention(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, 
         >>> relative_attention(query, key, key, torch.rand(2, 4, 8), torch.rand(3, 3, 8)).shape
         torch.Size([6, 2, 3, 8])
     """
-    return _RelativeAttention.apply(query, key, value, rows, columns)
+    with torch.autocast(query.device.type, enabled=False):  # the dtype of the query decides
+        return _RelativeAttention.apply(query, key, value, rows, columns)
 
 
 class _RelativeAttention(torch.autograd.Function):
