@@ -163,7 +163,7 @@ SAM_SP = Profile(
     fit={"max_epochs": 4},
     data="datalist_tissue.json",
     prompt_source="self",
-    card="--sam_type vit_tiny --image_size 64 --num_workers 0 --max_epochs 1 --batch_size 8",
+    card="--sam_type vit_tiny --image_size 64 --num_workers 0 --max_epochs 4 --batch_size 4",
     card_weights=_sam_vit_b,
     guide="recipes_sam_sp.md",
 )  # fmt: skip

@@ -19,7 +19,6 @@ import torch.nn as nn
 from monai.bundle import ConfigWorkflow, load
 from torch import Tensor
 
-from monai_ext.commands._fire import main
 from tests.bundles.profiles import PROFILES, ROOT, Profile
 from tests.bundles.runs import call, configs, options, overrides, read_json, type_command
 
@@ -154,17 +153,6 @@ def test_scripting_is_refused_so_export_says_trace(profile: Profile, trained: Pa
     with pytest.raises(Exception, match=r"annotation|script|compil"):
         type_command("ckpt_export", "network_def", *words)
     assert not (tmp_path / "model.ts").exists()
-
-
-def test_our_own_export_writes_both_with_a_parity_record(
-    profile: Profile, trained: Path, scan: Path, tmp_path: Path
-) -> None:
-    words = options(ckpt=trained / "models" / "model.pt", image=scan, output_dir=tmp_path)
-    assert main(["export", str(profile.folder), *words, *options(image_size=profile.tiny["image_size"])]) == 0
-    record = read_json(tmp_path / "parity.json")
-    assert record["torchscript"]["passed"]
-    assert record["onnx"]["passed"]
-    assert (record["torchscript"]["dice"], record["onnx"]["dice"]) == (1.0, 1.0)
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A killed run goes on, and two processes do what one does."""
+"""A killed run goes on, and two processes score what one does; two that train: test_model_card_commands."""
 
 from __future__ import annotations
 
@@ -78,22 +78,14 @@ def two_test_cases(listed: Path, folder: Path) -> Path:
     return folder
 
 
-def test_two_processes_train_and_evaluate_as_one(profile: Profile, data: Path, tmp_path: Path) -> None:
-    files = ("train.json", "multi_gpu_train.json")
-    trained = torchrun(command(profile.name, "training", files, tmp_path, data), tmp_path)
-    assert trained.returncode == 0, trained.stderr[-2000:]
-    record = read_json(tmp_path / "eval" / "run.json")
-    assert record["hardware"]["processes"] == 2
-    metrics = [line.split("mean_dice: ")[1] for line in trained.stdout.splitlines() if "new best metric" in line]
-    assert len(metrics) == 2
-    assert metrics[0] == metrics[1]
-
+def test_two_processes_score_as_one(profile: Profile, trained: Path, data: Path, tmp_path: Path) -> None:
     cases = two_test_cases(data / "datalist.json" if data.is_dir() else data, tmp_path / "data")
-    words = command(profile.name, "evaluating", (*EVALUATE, "multi_gpu_evaluate.json"), tmp_path, cases)
+    weights = {"ckpt_path": str(trained / "models" / "model.pt")}
+    words = command(profile.name, "evaluating", (*EVALUATE, "multi_gpu_evaluate.json"), tmp_path, cases, **weights)
     scored = torchrun(words, tmp_path)
     assert scored.returncode == 0, scored.stderr[-2000:]
     together = read_json(tmp_path / "eval" / "summary.json")
-    run(profile.name, "evaluating", EVALUATE, tmp_path, cases)
+    run(profile.name, "evaluating", EVALUATE, tmp_path, cases, **weights)
     alone = read_json(tmp_path / "eval" / "summary.json")
     assert together["cases"] == 2
     assert together["mean_foreground"] == alone["mean_foreground"]
