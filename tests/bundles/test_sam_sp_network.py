@@ -238,6 +238,23 @@ def test_given_points_are_those_of_plain_sam() -> None:
     assert result.boxes.isnan().all()
 
 
+def test_points_are_decoded_with_the_box_of_images_that_have_one() -> None:
+    network, batch = build(), images()
+    points, labels = torch.tensor([[[20.0, 30.0]]]).repeat(3, 1, 1), torch.ones(3, 1)
+    boxes = torch.full((3, 4), torch.nan)
+    boxes[1] = torch.tensor([10.0, 5.0, 40.0, 30.0])
+    with torch.no_grad():
+        together = network.segment(batch, boxes=boxes, points=points, point_labels=labels)
+        for index in range(3):
+            row = slice(index, index + 1)
+            box = boxes[row] if index == 1 else None
+            alone = network.segment(batch[row], boxes=box, points=points[row], point_labels=labels[row])
+            torch.testing.assert_close(together.logits[row], alone.logits, atol=1e-5, rtol=1e-5)
+        without = network.segment(batch, points=points, point_labels=labels)
+    assert not torch.allclose(together.logits[1], without.logits[1], atol=1e-3)
+    assert together.boxes.isnan().all(1).tolist() == [True, False, True]
+
+
 def test_one_embedding_serves_many_prompts() -> None:
     network, batch = build(), images(1)
     box = torch.tensor([[10.0, 5.0, 40.0, 30.0]])

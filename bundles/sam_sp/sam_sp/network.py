@@ -64,7 +64,7 @@ class SAMSP(nn.Module):
 
     Normalisation, padding to the encoder's square and the way back to the image's size happen inside. Parts and
     parameters carry Segment Anything's names: with LoRA merged, the state dict is one of plain Segment Anything.
-    Where the paper is silent the defaults are our choices; the model card lists them.
+    Where its sources are silent the defaults are our choices; the model card lists them.
 
     Args:
         in_channels: channels of the image. 1 is repeated to 3, 3 is taken as it is, any other number goes through
@@ -211,7 +211,7 @@ class SAMSP(nn.Module):
             used = torch.where(given[:, None], boxes, used)
         if points is not None and point_labels is not None:
             places = (embedded.frame.points_into(points.to(first.device, torch.float32)), point_labels.to(first.device))
-            masks = self._decode_given(embedded, used if boxes is not None else None, places)
+            masks = self._decode_points(embedded, boxes, given, places)
             prompts = ["points"] * batch
         elif bool(given.any()):
             masks = masks.index_copy(0, given.nonzero()[:, 0], self._decode(_rows(embedded, given), used[given]))
@@ -248,6 +248,21 @@ class SAMSP(nn.Module):
         count = 1 if self.num_classes == 1 else None
         masks, _ = self.mask_decoder(embedded.embedding, position, sparse, dense, count)
         return masks.float()
+
+    def _decode_points(
+        self, embedded: Embedded, boxes: Tensor | None, boxed: Tensor, points: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        """Decode with points, and with boxes where there are any: the decoder must not see what is no box."""
+        masks: Tensor | None = None
+        for rows in (boxed, ~boxed):
+            if not bool(rows.any()):
+                continue
+            some = boxes[rows] if boxes is not None and bool(boxed[rows].all()) else None
+            decoded = self._decode_given(_rows(embedded, rows), some, (points[0][rows], points[1][rows]))
+            masks = decoded.new_empty((len(rows), *decoded.shape[1:])) if masks is None else masks
+            masks[rows] = decoded
+        assert masks is not None  # noqa: S101 - every row is one or the other
+        return masks
 
     def _decode_again(self, embedded: Embedded, masks: Tensor) -> tuple[Tensor, Tensor]:
         """Decode with the boxes of the masks before; -> masks and boxes, NaN where a mask was empty and so stays."""
