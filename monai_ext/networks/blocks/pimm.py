@@ -77,7 +77,7 @@ class PIMM(nn.Module):
         for context, join, feature, c in zip(
             self.conv_blocks_context, joins, reversed(features), CHANNELS, strict=True
         ):
-            # an encoder's tokens seen as a map are channels-last, in which the convolutions are slower on a CPU
+            # tokens seen as a map are channels-last in memory, in which the convolutions are slower on a CPU
             shares.append(join.share(context(feature.contiguous()), first=c))
         return tuple(shares)
 
@@ -85,7 +85,7 @@ class PIMM(nn.Module):
         """Decode mask embeddings (B, 256, g, g) with what `contexts` returned, to logits (B, num_classes, 4g, 4g)."""
         _check_embedding(mask_embedding, contexts[0].main)
         fusion = self.mask_embedding_fusion
-        x = fusion.join(fusion.share(mask_embedding), contexts[0])
+        x = fusion.join(fusion.share(mask_embedding.contiguous()), contexts[0])
         for localization, context in zip(self.conv_blocks_localization, contexts[1:], strict=True):
             x = localization(x, context)
         return self.seg_outputs[-1](x)

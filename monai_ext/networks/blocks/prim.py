@@ -113,7 +113,7 @@ class PRIM(nn.Module):
             pixels = _tell(layer, tokens, prompt, pixels, writing.q_proj(placed))
 
         mask_embedding = pixels.transpose(1, 2).unflatten(-1, image.source.shape[-2:])
-        return self._iou(tokens, prompt, pixels, image.positions), mask_embedding.contiguous()
+        return self._iou(tokens, prompt, pixels, image.positions), mask_embedding
 
     def _iou(self, tokens: Tensor, prompt: Tensor, pixels: Tensor, positions: Tensor) -> Tensor:
         if self.num_ious == 0:
