@@ -25,7 +25,7 @@ class EmbeddingReader:
 
     Args:
         path: of the file, of any name.
-        check: compare each slice that is read with its checksum; about doubles the time.
+        check: compare each slice that is read with its checksum; some five times slower from a warm cache.
 
     Raises:
         InputError: when first read, if the file is missing, cut off or damaged.

@@ -112,7 +112,7 @@ class EmbeddingStore:
             if not try_lock(file):
                 file.close()
                 return None
-            make_ready(file, layout)  # while alone: the next one who looks has to see the room it takes
+            make_ready(file, path, layout)  # while alone: the next one who looks has to see the room it takes
         return EmbeddingWriter(path, file, layout, self._alone)
 
     def reader(self, key: EmbeddingKey, check: bool = False) -> EmbeddingReader:

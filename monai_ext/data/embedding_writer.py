@@ -138,13 +138,17 @@ def part_of(path: Path) -> Path:
     return path.with_name(path.name + ".part")
 
 
-def make_ready(file: FileIO, layout: EmbeddingLayout) -> None:
+def make_ready(file: FileIO, path: Path, layout: EmbeddingLayout) -> None:
     """Leave a file that another writer of the same content began as it is; make any other an empty one."""
     if os.fstat(file.fileno()).st_size == layout.size and read_at(file, 0, len(layout.header)) == layout.header:
         return
-    file.truncate(0)
-    file.truncate(layout.size)  # the whole size at once, for others to count; holes need no room on the disk yet
-    write_at(file, 0, layout.header)
+    try:
+        file.truncate(0)
+        file.truncate(layout.size)  # the whole size at once, for others to count; holes need no room on the disk yet
+        write_at(file, 0, layout.header)
+    except OSError as error:
+        file.close()
+        raise _as_input_error(error, path, layout.size) from None
 
 
 def _as_input_error(error: OSError, path: Path, size: int) -> Exception:

@@ -141,6 +141,10 @@ def test_a_full_disk_is_told_and_what_was_written_is_kept(
     def full(file: object, position: int, content: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
+    with monkeypatch.context() as patch:
+        patch.setattr(embedding_writer, "write_at", full)
+        with pytest.raises(InputError, match=r"the disk is full"):
+            begin(store)
     writer = begin(store)
     writer.put(0, slice_of(0))
     with monkeypatch.context() as patch:
