@@ -149,11 +149,27 @@ def test_a_full_disk_is_told_and_what_was_written_is_kept(
     writer.put(0, slice_of(0))
     with monkeypatch.context() as patch:
         patch.setattr(embedding_writer, "write_at", full)
-        with pytest.raises(InputError, match=r"the disk is full, .* make room and start again"), writer:
+        with pytest.raises(InputError, match=r"the disk is full, .* make room and start again"):
             writer.put(1, slice_of(1))
+        writer.close()
     assert store.entries() == []
     assert begin_and_close(store) == [1, 2, 3, 4]
     assert fill(store).read_bytes() == whole
+
+
+def test_a_slice_whose_second_writing_fails_is_missing_again(
+    store: EmbeddingStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(file: object, position: int, content: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    writer = begin(store)
+    writer.put(1, slice_of(1))
+    monkeypatch.setattr(embedding_writer, "write_at", broken)
+    with pytest.raises(OSError, match=r"Input/output error"):
+        writer.put(1, slice_of(1))
+    assert writer.missing == [0, 1, 2, 3, 4]
+    writer.close()
 
 
 def test_the_first_of_two_writers_wins(store: EmbeddingStore, whole: bytes) -> None:
