@@ -325,6 +325,13 @@ def test_a_trace_fits_images_of_any_size_and_empty_masks(threshold: float, size:
         torch.testing.assert_close(traced(batch), network(batch), atol=1e-4, rtol=1e-4)
 
 
+def test_a_trace_of_one_image_takes_several() -> None:
+    network, batch = build(), images(3)
+    with torch.no_grad():
+        traced = torch.jit.trace(network, images(1), check_trace=False)
+        torch.testing.assert_close(traced(batch), network(batch), atol=1e-4, rtol=1e-4)
+
+
 def test_mixed_precision_stays_close() -> None:
     network, batch = build(), images(1)
     box = torch.tensor([[10.0, 5.0, 40.0, 30.0]])

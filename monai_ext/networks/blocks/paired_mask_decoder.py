@@ -73,7 +73,7 @@ class PairedMaskDecoder(nn.Module):
 def _common_batch(embedding: Tensor, sparse: Tensor, dense: Tensor) -> int:
     sizes = {"images": embedding.shape[0], "sparse prompts": sparse.shape[0], "dense prompts": dense.shape[0]}
     several = {name: size for name, size in sizes.items() if size != 1}
-    batch = next(iter(several.values()), 1)
+    batch = next(iter(several.values()), embedding.shape[0])  # a traced size stays free, a number does not
     # a traced or exported file has the check behind it, and comparing its free batch would fix it
     if not torch.compiler.is_compiling() and not torch.jit.is_tracing() and any(s != batch for s in several.values()):
         raise ValueError(
