@@ -10,18 +10,17 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import torch
-from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import SaveImaged
 from numpy.typing import NDArray
 from PIL import Image
 
 from monai_ext.errors import InputError
 from monai_ext.files import atomic_write
-from monai_ext.scan_files import is_raster, stem_of
+from monai_ext.scan_files import is_raster
+from monai_ext.transforms._case_file import CaseFiled
 
 
-class SaveLabelMapd(SaveImaged):
+class SaveLabelMapd(CaseFiled):
     """Write label maps (1, X, Y[, Z]) into the grid of their scan, whole or not at all.
 
     The scan must have been read by `LoadScand` and everything that moved voxels undone (MONAI's `Invertd`) before.
@@ -45,36 +44,18 @@ class SaveLabelMapd(SaveImaged):
         'eval/predictions/patient7.nii.gz'
     """
 
-    def __init__(
-        self,
-        keys: KeysCollection,
-        output_dir: str | Path,
-        output_postfix: str = "",
-        case_key: str = "case",
-        allow_missing_keys: bool = False,
-    ) -> None:
-        super().__init__(keys, output_dir=output_dir, print_log=False, allow_missing_keys=allow_missing_keys)
-        self.output_dir = Path(output_dir)
-        self.output_postfix = output_postfix
-        self.case_key = case_key
-
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result: dict[Hashable, Any] = dict(data)
         for key in self.key_iterator(result):
             labels = result[key]
             source = _source_of(labels)
             array = _checked_array(labels, source)
-            path = self._path(result, source)
+            path = self.path_of(result, source, ".png" if is_raster(source) else ".nii.gz")
             _refuse_overwriting(path, source)
             with atomic_write(path) as temporary:
                 _write(array, labels, source, temporary)
             labels.meta["saved_to"] = str(path)
         return result
-
-    def _path(self, data: Mapping[Hashable, Any], source: Path) -> Path:
-        case = data.get(self.case_key) or stem_of(source)
-        postfix = f"_{self.output_postfix}" if self.output_postfix else ""
-        return self.output_dir / f"{case}{postfix}{'.png' if is_raster(source) else '.nii.gz'}"
 
 
 def _source_of(labels: object) -> Path:

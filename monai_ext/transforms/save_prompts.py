@@ -4,19 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from pathlib import Path
 from typing import Any
-
-from monai.config import KeysCollection
-from monai.transforms import SaveImaged
 
 from monai_ext.files import write_json
 from monai_ext.prompts import read_record
-from monai_ext.scan_files import stem_of
+from monai_ext.transforms._case_file import CaseFiled
 from monai_ext.transforms.prepare_label import name_of
 
 
-class SavePromptsd(SaveImaged):
+class SavePromptsd(CaseFiled):
     """Write ``<case>_prompts.json`` beside the label map, whole or not at all.
 
     The file holds ``case``, ``plane``, ``prompt_source`` and ``slices``: for each slice that was segmented its
@@ -38,19 +34,6 @@ class SavePromptsd(SaveImaged):
         >>> SavePromptsd(keys=["pred"], output_dir="eval/predictions")(item)  # doctest: +SKIP
     """
 
-    def __init__(
-        self,
-        keys: KeysCollection,
-        output_dir: str | Path,
-        output_postfix: str = "",
-        case_key: str = "case",
-        allow_missing_keys: bool = False,
-    ) -> None:
-        super().__init__(keys, output_dir=output_dir, print_log=False, allow_missing_keys=allow_missing_keys)
-        self.output_dir = Path(output_dir)
-        self.output_postfix = output_postfix
-        self.case_key = case_key
-
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result: dict[Hashable, Any] = dict(data)
         for key in self.key_iterator(result):
@@ -60,7 +43,7 @@ class SavePromptsd(SaveImaged):
                     f"{name_of(result[key])}: no record of prompts; use PromptedSliceInferer, and put KeepPromptsd "
                     "before Invertd."
                 )
-            case = str(result.get(self.case_key) or stem_of(name_of(result[key])))
-            postfix = f"_{self.output_postfix}" if self.output_postfix else ""
-            write_json(self.output_dir / f"{case}{postfix}_prompts.json", {"case": case, **record})
+            source = name_of(result[key])
+            path = self.path_of(result, source, "_prompts.json")
+            write_json(path, {"case": self.case_of(result, source), **record})
         return result
