@@ -253,21 +253,17 @@ class SAMSP(nn.Module):
         self, embedded: Embedded, boxes: Tensor | None, boxed: Tensor, points: tuple[Tensor, Tensor]
     ) -> Tensor:
         """Decode with points, and with boxes where there are any: the decoder must not see what is no box."""
-        masks: Tensor | None = None
-        for rows in (boxed, ~boxed):
-            if not bool(rows.any()):
-                continue
-            some = boxes[rows] if boxes is not None and bool(boxed[rows].all()) else None
-            decoded = self._decode_given(_rows(embedded, rows), some, (points[0][rows], points[1][rows]))
-            masks = decoded.new_empty((len(rows), *decoded.shape[1:])) if masks is None else masks
-            masks[rows] = decoded
-        assert masks is not None  # noqa: S101 - every row is one or the other
-        return masks
+        masks = self._decode_given(embedded, None, points)
+        if boxes is None or not bool(boxed.any()):
+            return masks
+        some = (points[0][boxed], points[1][boxed])
+        decoded = self._decode_given(_rows(embedded, boxed), boxes[boxed], some)
+        return masks.index_copy(0, boxed.nonzero()[:, 0], decoded)
 
     def _decode_again(self, embedded: Embedded, masks: Tensor) -> tuple[Tensor, Tensor]:
         """Decode with the boxes of the masks before; -> masks and boxes, NaN where a mask was empty and so stays."""
         per_class = self.num_classes > 1 and self.multiclass_box == "per_class"
-        result, boxes = masks, None
+        result, boxes = masks, masks.new_full((masks.shape[0], 4), torch.nan)
         for index in range(1, self.num_classes) if per_class else range(1):
             found, empty = mask_boxes(self._foreground(embedded.frame, masks.detach(), index))
             found = self._adjusted(embedded.frame, found, empty)
@@ -275,8 +271,7 @@ class SAMSP(nn.Module):
             decoded = self._decode_where(embedded, found, ~keep, masks)
             result = decoded if index == 0 else _with_channel(result, decoded, index)
             found = torch.where(keep[:, None], torch.nan, found)
-            boxes = found if boxes is None else _around(boxes, found)
-        assert boxes is not None  # noqa: S101 - there is at least one round
+            boxes = _around(boxes, found)
         return result, boxes
 
     def _foreground(self, frame: Letterbox, masks: Tensor, index: int) -> Tensor:
