@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import re
+from abc import ABC, abstractmethod
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ import torch.nn as nn
 from torch import Tensor
 
 
-class NetworkContract:
+class NetworkContract(ABC):
     """Inherit, and give `build`, `image` and the snapshot of the state dict."""
 
     traceable = True
@@ -23,14 +24,14 @@ class NetworkContract:
     some_keys: tuple[str, ...] = ()
     without_gradient: str = "$^"  # names (a pattern) that train but that this use of the network never asks
 
-    def build(self) -> nn.Module:
-        raise NotImplementedError
+    @abstractmethod
+    def build(self) -> nn.Module: ...
 
-    def image(self, batch: int = 2, height: int = 64, width: int = 64) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def image(self, batch: int = 2, height: int = 64, width: int = 64) -> Tensor: ...
 
-    def out_channels(self) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def out_channels(self) -> int: ...
 
     @pytest.mark.parametrize(("height", "width"), [(64, 64), (50, 97)])
     def test_logits_have_the_size_of_the_input(self, height: int, width: int) -> None:
@@ -107,20 +108,20 @@ class NetworkContract:
             self.build().eval()(torch.cat([image, image, image], dim=1)[:, : 2 * image.shape[1] + 1])
 
 
-class LossContract:
+class LossContract(ABC):
     """Inherit, and give `build`, `perfect` (logits that are certain and right), `random` and `reference`."""
 
-    def build(self) -> nn.Module:
-        raise NotImplementedError
+    @abstractmethod
+    def build(self) -> nn.Module: ...
 
-    def target(self) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def target(self) -> Tensor: ...
 
-    def perfect(self, target: Tensor) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def perfect(self, target: Tensor) -> Tensor: ...
 
-    def reference(self, logits: Tensor, target: Tensor) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def reference(self, logits: Tensor, target: Tensor) -> Tensor: ...
 
     def test_the_perfect_prediction_is_the_minimum(self) -> None:
         loss, target = self.build(), self.target()

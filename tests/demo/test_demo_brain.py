@@ -19,7 +19,7 @@ def brain() -> BrainMaps:
 
 
 def test_one_millimetre_is_what_nilearn_itself_loads(brain: BrainMaps) -> None:
-    datasets = pytest.importorskip("nilearn.datasets")
+    datasets = pytest.importorskip("nilearn.datasets", reason='pip install "monai-ext[demo]"')
     for ours, load in (
         (brain.t1, datasets.load_mni152_template),
         (brain.grey, datasets.load_mni152_gm_template),

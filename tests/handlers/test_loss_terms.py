@@ -72,7 +72,9 @@ def test_the_means_add_up_to_the_loss_of_the_history(tmp_path: Path) -> None:
 
 
 def test_tensorboard_draws_them(tmp_path: Path) -> None:
-    board = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    board = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason='pip install "monai-ext[tracking]"'
+    )
     trainer_of(tmp_path, BATCHES, TensorBoardStatsHandler(log_dir=str(tmp_path / "board"), iteration_log=False)).run()
     events = board.EventAccumulator(str(tmp_path / "board")).Reload()
     drawn = [(event.step, event.value) for event in events.Scalars("loss_square")]

@@ -16,7 +16,7 @@ from PIL import Image
 
 from tests.inferers.prompted_toy import PromptedToy
 
-bundle = pytest.importorskip("monailabel.tasks.infer.bundle")
+bundle = pytest.importorskip("monailabel.tasks.infer.bundle", reason="pip install --no-deps monailabel==0.8.5")
 
 SHAPE = (4, 5, 6)
 OURS = "monai_ext.transforms"

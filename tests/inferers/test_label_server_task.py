@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-bundle = pytest.importorskip("monailabel.tasks.infer.bundle")
+bundle = pytest.importorskip("monailabel.tasks.infer.bundle", reason="pip install --no-deps monailabel==0.8.5")
 
 
 def config(channels: int, mode: str) -> dict[str, Any]:

@@ -84,8 +84,8 @@ def test_torch_export_equals_the_package_for_any_batch() -> None:
 
 
 def test_onnx_equals_the_package(tmp_path: Path) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
+    onnxruntime = pytest.importorskip("onnxruntime", reason='pip install "monai-ext[export]"')
+    pytest.importorskip("onnxscript", reason='pip install "monai-ext[export]"')
     published, ours = pair(240)
     image = pixels(240)
     program = torch.onnx.export(ours, (image,), dynamo=True, opset_version=18, verbose=False)
