@@ -13,10 +13,12 @@ import torch.nn as nn
 from torch import Tensor
 
 from monai_ext.networks.checkpoints import load_sam, plain_sam_state
+from monai_ext.networks.layers.check_prompts import check_prompts
 from monai_ext.networks.layers.letterbox import Letterbox
 from monai_ext.networks.layers.lora import inject_lora, merge_lora
 from monai_ext.networks.layers.mask_boxes import mask_boxes
 from monai_ext.networks.layers.pixels import build_stem, check_channels, pixel_statistics, three_channels
+from monai_ext.networks.layers.recording import is_recorded
 from monai_ext.networks.nets.sam import (
     PUBLISHED_TOKENS,
     build_mask_decoder,
@@ -197,7 +199,7 @@ class SAMSP(nn.Module):
                 raise ValueError("segment needs an image, or its embedding as `embedded`.")
             embedded = self.embed(image)
         batch = embedded.embedding.shape[0]
-        _check_prompts(batch, boxes, points, point_labels)
+        check_prompts(batch, boxes, points, point_labels)
         first = self._decode(embedded)
         masks, used = first, first.new_full((batch, 4), torch.nan)
         prompts = ["null"] * batch
@@ -293,7 +295,7 @@ class SAMSP(nn.Module):
 
     def _decode_where(self, embedded: Embedded, boxes: Tensor, wanted: Tensor, masks: Tensor) -> Tensor:
         """Decode the wanted images; the others keep the mask they have."""
-        if self.training or _fixed_graph():
+        if self.training or is_recorded():
             # shapes must not depend on data; in training all processes then use the same parameters in each step
             return torch.where(wanted[:, None, None, None], self._decode(embedded, boxes), masks)
         if not bool(wanted.any()):
@@ -313,24 +315,6 @@ def _check_arguments(
     for name, (value, known) in {**choices, "multiclass_box": (multiclass_box, MULTICLASS_BOXES)}.items():
         if value not in known:
             raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}.")
-
-
-def _check_prompts(batch: int, boxes: Tensor | None, points: Tensor | None, point_labels: Tensor | None) -> None:
-    if boxes is not None and boxes.shape != (batch, 4):
-        raise ValueError(f"boxes must be ({batch}, 4), one for each image, got {tuple(boxes.shape)}.")
-    if (points is None) != (point_labels is None):
-        raise ValueError("points and point_labels belong together: give both or neither.")
-    if points is not None and point_labels is not None:
-        fits = points.ndim == 3 and points.shape[::2] == (batch, 2) and point_labels.shape == points.shape[:2]
-        if not fits or points.shape[1] == 0:
-            raise ValueError(
-                f"points must be ({batch}, N, 2) and point_labels ({batch}, N) with at least one point, got "
-                f"{tuple(points.shape)} and {tuple(point_labels.shape)}."
-            )
-
-
-def _fixed_graph() -> bool:
-    return torch.jit.is_tracing() or torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
 
 
 def _rows(embedded: Embedded, wanted: Tensor) -> Embedded:

@@ -8,6 +8,8 @@ import torch.nn as nn
 from segment_anything.modeling import MaskDecoder
 from torch import Tensor
 
+from monai_ext.networks.layers.recording import is_recorded
+
 
 class PairedMaskDecoder(nn.Module):
     """Drop-in for the published decoder with the same parameters, which pairs images and prompts one to one.
@@ -75,7 +77,7 @@ def _common_batch(embedding: Tensor, sparse: Tensor, dense: Tensor) -> int:
     several = {name: size for name, size in sizes.items() if size != 1}
     batch = next(iter(several.values()), embedding.shape[0])  # a traced size stays free, a number does not
     # a traced or exported file has the check behind it, and comparing its free batch would fix it
-    if not torch.compiler.is_compiling() and not torch.jit.is_tracing() and any(s != batch for s in several.values()):
+    if not is_recorded() and any(s != batch for s in several.values()):
         raise ValueError(
             f"images and prompts are paired one to one, so their numbers must be equal or 1, got "
             f"{', '.join(f'{size} {name}' for name, size in sizes.items())}."

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-import torch
 import torch.nn as nn
 from monai.networks.blocks.dynunet_block import get_conv_layer
 from torch import Tensor
 
 from monai_ext.networks.blocks.se_res_block import BlockShare, SEResBlock
+from monai_ext.networks.layers.recording import is_recorded
 
 CHANNELS = (256, 128, 64)  # at the grid of the encoder, at twice and at four times its size
 
@@ -125,7 +125,7 @@ def _up(in_channels: int, out_channels: int) -> nn.Module:
 
 
 def _check_features(features: Sequence[Tensor], channels: int) -> None:
-    if _is_recorded():
+    if is_recorded():
         return
     shapes = [tuple(feature.shape) for feature in features]
     first = shapes[0] if shapes else ()
@@ -138,7 +138,7 @@ def _check_features(features: Sequence[Tensor], channels: int) -> None:
 
 
 def _check_embedding(embedding: Tensor, context: Tensor) -> None:
-    if _is_recorded():
+    if is_recorded():
         return
     images, right = context.shape[0], (CHANNELS[0], *context.shape[2:])
     if embedding.ndim != 4 or tuple(embedding.shape[1:]) != right or images not in (1, embedding.shape[0]):
@@ -147,8 +147,3 @@ def _check_embedding(embedding: Tensor, context: Tensor) -> None:
             f"mask_embedding must be ({number}, {', '.join(map(str, right))}) to go with the features of {images} "
             f"image(s), got {tuple(embedding.shape)}."
         )
-
-
-def _is_recorded() -> bool:
-    # a traced or exported file has the checks behind it, and comparing its free batch would fix it
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()

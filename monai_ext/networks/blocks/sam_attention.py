@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from segment_anything.modeling.image_encoder import Attention as PublishedAttention
 from torch import Tensor
 
+from monai_ext.networks.layers.recording import is_recorded
 from monai_ext.networks.layers.relative_attention import relative_attention
 
 BANDS = 8  # of queries, one after the other, where the graph is recorded: each more is another copy of the graph
@@ -58,7 +59,7 @@ class SAMAttention(nn.Module):
         padding = self.qkv(tokens.new_zeros(1, 1, 1, channels)) if padded else None
         rows = _offsets(self.rel_pos_h, size[0]).to(qkv.dtype)
         columns = _offsets(self.rel_pos_w, size[1]).to(qkv.dtype)
-        recorded = torch.jit.is_tracing() or torch.compiler.is_compiling()
+        recorded = is_recorded()
         attend = self._attend if tokens.device.type == "cpu" and not recorded else self._attend_recorded
         return self.proj(attend(qkv, padding, rows, columns))
 

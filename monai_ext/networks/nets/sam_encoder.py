@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from monai_ext.networks.blocks.sam_block import SAMBlock
+from monai_ext.networks.layers.recording import is_recorded
 
 
 class SAMEncoder(nn.Module):
@@ -76,7 +77,7 @@ class SAMEncoder(nn.Module):
         return self.neck(tokens.permute(0, 3, 1, 2)), [kept[index] for index in wanted]
 
     def _check_size(self, pixels: Tensor) -> None:
-        if torch.jit.is_tracing() or torch.compiler.is_compiling():
+        if is_recorded():
             return
         side = self.img_size
         if tuple(pixels.shape[1:]) != (3, side, side):
