@@ -1,7 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Losses, one a file."""
 
+from monai_ext.losses.decoupled_mask_loss import DecoupledMaskLoss
+from monai_ext.losses.negative_mining import MINING_PRESETS, NegativeMining, hard_negatives
+from monai_ext.losses.patch_pair_info_nce import PatchPairInfoNCE
 from monai_ext.losses.self_prompt_loss import SelfPromptLoss
 from monai_ext.losses.structure_loss import StructureLoss
 
-__all__ = ["SelfPromptLoss", "StructureLoss"]
+__all__ = [
+    "MINING_PRESETS",
+    "DecoupledMaskLoss",
+    "NegativeMining",
+    "PatchPairInfoNCE",
+    "SelfPromptLoss",
+    "StructureLoss",
+    "hard_negatives",
+]
