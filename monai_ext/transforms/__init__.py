@@ -7,6 +7,8 @@ from monai_ext.transforms.keep_prompts import KeepPromptsd
 from monai_ext.transforms.load_scan import LoadScand
 from monai_ext.transforms.prepare_label import PrepareLabeld
 from monai_ext.transforms.prompt_from_request import PromptFromRequestd
+from monai_ext.transforms.rand_point_prompt import RandPointPromptd
+from monai_ext.transforms.record_size import RecordSized
 from monai_ext.transforms.save_label_map import SaveLabelMapd
 from monai_ext.transforms.save_prompts import SavePromptsd
 from monai_ext.transforms.scale_scan import ScaleScand
@@ -19,6 +21,8 @@ __all__ = [
     "LoadScand",
     "PrepareLabeld",
     "PromptFromRequestd",
+    "RandPointPromptd",
+    "RecordSized",
     "SaveLabelMapd",
     "SavePromptsd",
     "ScaleScand",

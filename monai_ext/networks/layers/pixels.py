@@ -65,3 +65,17 @@ def three_channels(image: Tensor, stem: nn.Module | None) -> Tensor:
     if stem is not None:
         return stem(image)
     return image.expand(-1, 3, -1, -1)
+
+
+def inside(inner: Tensor, pixels: Tensor) -> Tensor:
+    """Return 1 on the first rows and columns ``inner`` (B, 2) of each image, 0 on the padding: (B, 1, H, W).
+
+    Example:
+        >>> inside(torch.tensor([[1, 2]]), torch.zeros(1, 3, 2, 3))
+        tensor([[[[1., 1., 0.],
+                  [0., 0., 0.]]]])
+    """
+    rows, columns = (torch.arange(size, device=pixels.device) for size in pixels.shape[-2:])
+    sizes = inner.to(pixels.device)[:, :, None]
+    within = (rows < sizes[:, 0])[:, :, None] & (columns < sizes[:, 1])[:, None, :]  # (B, H, W)
+    return within[:, None].to(pixels.dtype)
