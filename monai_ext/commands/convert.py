@@ -16,6 +16,7 @@ LICENCES = {
     "sam2": "Apache-2.0 (SAM 2, Meta)",
     "sam2_trunk": "as the source; SAM 2's own weights: Apache-2.0",
     "sam2_unet": "not stated with the file; see https://github.com/WZH0120/SAM2-UNet",
+    "desam": "not stated with the file; see https://github.com/yifangao112/DeSAM",
     "sam": "as the source; Meta's own Segment Anything weights: Apache-2.0",
 }
 
@@ -28,8 +29,9 @@ def convert(name: str, source: str | None = None, output: str | None = None, ove
     Files that ask for code to be run are refused. Without --source it says where weights are published.
 
     For sam2_unet: a SAM 2 or SAM 2.1 checkpoint, its trunk alone, the authors' SAM2-UNet .pth, or our own model.pt.
-    For sam_sp: a Segment Anything checkpoint (ViT-B, L or H; MedSAM's is one, too) or our own model.pt. Weights are
-    written at the image size they were made for; training resizes them to its own.
+    For sam_sp and desam: a Segment Anything checkpoint (ViT-B, L or H; MedSAM's is one, too) or our own model.pt; for
+    desam also what the authors' training code writes. Weights are written at the image size they were made for;
+    training resizes them to its own.
 
     Args:
         name: bundle, by name or path.

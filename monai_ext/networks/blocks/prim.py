@@ -14,6 +14,7 @@ from torch import Tensor
 
 from monai_ext.networks.blocks.paired_mask_decoder import PairedMaskDecoder
 from monai_ext.networks.blocks.pimm import PIMM
+from monai_ext.networks.layers.recording import is_recorded
 
 
 class PromptFreeSide(NamedTuple):
@@ -32,6 +33,15 @@ class PromptFreeSide(NamedTuple):
     keys: Tensor
     values: Tensor
     queries: Tensor
+
+    def row(self, index: int) -> PromptFreeSide:
+        """Return what belongs to one image; positions are the same in all."""
+        return PromptFreeSide(*(part if part.shape[0] == 1 else part[index : index + 1] for part in self))
+
+    def repeated(self, times: int) -> PromptFreeSide:
+        """Repeat each image, one behind the other, for as many prompts."""
+        own = [part.repeat_interleave(times, dim=0) for part in (self.source, self.keys, self.values, self.queries)]
+        return PromptFreeSide(own[0], self.positions, *own[1:])
 
 
 class PRIM(nn.Module):
@@ -167,20 +177,15 @@ def _as_tokens(grid: Tensor) -> Tensor:
 
 
 def _check_channels(embedding: Tensor, channels: int) -> None:
-    if not _is_recorded() and (embedding.ndim != 4 or embedding.shape[1] != channels):
+    if not is_recorded() and (embedding.ndim != 4 or embedding.shape[1] != channels):
         raise ValueError(f"embedding must be (B, {channels}, g, g), got {tuple(embedding.shape)}.")
 
 
 def _common_batch(source: Tensor, sparse: Tensor) -> int:
     images, prompts = source.shape[0], sparse.shape[0]
-    if not _is_recorded() and 1 not in (images, prompts) and images != prompts:
+    if not is_recorded() and 1 not in (images, prompts) and images != prompts:
         raise ValueError(
             f"images and prompts are paired one to one, so their numbers must be equal or 1, got {images} images and "
             f"{prompts} prompts."
         )
     return prompts if images == 1 else images
-
-
-def _is_recorded() -> bool:
-    # a traced or exported file has the check behind it, and comparing its free batch would fix it
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()

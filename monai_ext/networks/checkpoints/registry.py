@@ -10,6 +10,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from monai_ext.networks.checkpoints.common import ImportedState, State
+from monai_ext.networks.checkpoints.desam import import_desam
 from monai_ext.networks.checkpoints.sam import import_sam, sam_state
 from monai_ext.networks.checkpoints.sam2_unet import import_sam2_unet, trunk_state
 
@@ -35,6 +36,7 @@ class WeightSource:
 
 WEIGHT_SOURCES = {
     "sam2_unet": WeightSource(import_sam2_unet, trunk_state, "trunk.pt", ("backbone",)),
+    "desam": WeightSource(import_desam, sam_state, "sam.pt", ("sam_type", "image_size")),
     "sam_sp": WeightSource(import_sam, sam_state, "sam.pt", ("sam_type", "image_size")),
 }
 IMPORTERS = {package: source.importer for package, source in WEIGHT_SOURCES.items()}

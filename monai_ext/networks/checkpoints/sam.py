@@ -25,6 +25,7 @@ Network = TypeVar("Network", bound=nn.Module)
 logger = logging.getLogger(__name__)
 
 PARTS = ("image_encoder.", "prompt_encoder.", "mask_decoder.")
+DESAM_PART = "mask_decoder.pimm."  # lies among the decoder's in the published files of DeSAM
 # names are ours already; some training scripts keep the pixel statistics, which are arguments here
 SAM: Table = ((r"(?!pixel_mean$|pixel_std$)", ""),)
 
@@ -71,8 +72,8 @@ def import_sam(state: Mapping[str, Tensor], source: str = "the given weights") -
 
 
 def sam_state(network: nn.Module) -> State:
-    """Return the part of a network's state that Segment Anything publishes: its three parts without LoRA."""
-    return {n: w for n, w in network.state_dict().items() if n.startswith(PARTS) and "lora_" not in n}
+    """Return the part of a network's state that Segment Anything publishes: no LoRA, nothing of DeSAM's own."""
+    return {n: w for n, w in network.state_dict().items() if _is_published(n)}
 
 
 def load_sam(network: Network, path: str | Path | None, new_tokens: bool | None = None) -> Network:
@@ -100,7 +101,7 @@ def load_sam(network: Network, path: str | Path | None, new_tokens: bool | None 
         new_tokens = int(getattr(network, "num_classes", 1)) > 1
     imported = import_sam(read_state(path), str(path))
     sam_type, image_size = str(imported.knobs["sam_type"]), imported.knobs["image_size"]
-    given = {n: w for n, w in imported.state.items() if n.startswith(PARTS) and "lora_" not in n}
+    given = {n: w for n, w in imported.state.items() if _is_published(n)}
     wanted = sam_state(network)
     fitted = fit_sam(given, wanted, SAM_PRESETS[sam_type].global_blocks, new_tokens)
     if new_tokens:
@@ -124,6 +125,14 @@ def plain_sam_state(network: nn.Module) -> State:
         if isinstance(layer, (LoRAQKV, LoRAExpertsQKV)) and f"{name}.weight" in state:
             state[f"{name}.weight"] = layer.merged_weight()
     return {name: weight.detach().cpu().clone().contiguous() for name, weight in state.items()}
+
+
+def _is_published(name: str) -> bool:
+    return name.startswith(PARTS) and "lora_" not in name and not name.startswith(DESAM_PART)
+
+
+def _last_part(name: str) -> str:
+    return DESAM_PART.rstrip(".") if name.startswith(DESAM_PART) else name.rpartition(".")[2]
 
 
 def _require_sam(state: State, source: str) -> None:
@@ -187,7 +196,7 @@ def _tell(network: nn.Module, imported: ImportedState, fitted: State, path: str,
         else f", resized from {imported.knobs['image_size']} to {position}",
         f"; its mask tokens were left out, {network.num_classes} classes start anew" if new_tokens else "",
     )
-    rest = sorted({name.rpartition(".")[2] for name in imported.state if "lora_" in name or not name.startswith(PARTS)})
+    rest = sorted({_last_part(name) for name in imported.state if not _is_published(name)})
     if rest:
         logger.warning(
             "%s is a whole network of ours: only its Segment Anything part was taken, not %s; to use all of it, name "

@@ -33,6 +33,14 @@ class SamPreset:
     num_heads: int
     global_blocks: tuple[int, ...]
 
+    @property
+    def context_blocks(self) -> tuple[int, ...]:
+        """Indices of the blocks whose tokens DeSAM's mask module reads: the first three that see the whole image.
+
+        Our smallest encoder has two of those; it gives every other block.
+        """
+        return self.global_blocks[:3] if len(self.global_blocks) > 3 else tuple(range(1, self.depth, 2))
+
 
 SAM_PRESETS = {
     "vit_tiny": SamPreset(192, 6, 3, (2, 5)),  # ours, for two cores and for tests; there are no published weights
