@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from monai_ext.data.datalist import Item, _by_stem, _some, _split
+from monai_ext.data._sections import Item, by_stem, some, split_by_subject
 from monai_ext.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ def published_split(
     if section in ("test", "inference"):
         folder = _folder(root, layout.test_folder) if layout.test_folder else root
         return [item for name in _chosen(layout, test_sets) for item in _items(folder, name, layout.tests[name])]
-    training, validation = _split(_items(root, *layout.training), root, val_fraction, seed)
+    training, validation = split_by_subject(_items(root, *layout.training), root, val_fraction, seed)
     if section == "validation" and not validation:
         raise InputError(f"{root}: val_fraction is 0, so that nothing is left to validate on; set it above 0.")
     return training if section == "training" else validation
@@ -112,12 +112,12 @@ def _chosen(layout: _Task, test_sets: str | Sequence[str] | None) -> list[str]:
 def _items(parent: Path, name: str, expected: int) -> list[Item]:
     """List a set: pair its files, and say so when there are not as many as published."""
     folder = _folder(parent, name)
-    image_of = _by_stem(_folder(folder, *IMAGES, f"{name}-image"))
-    mask_of = _by_stem(_folder(folder, *MASKS, f"{name}-mask"))
+    image_of = by_stem(_folder(folder, *IMAGES, f"{name}-image"))
+    mask_of = by_stem(_folder(folder, *MASKS, f"{name}-mask"))
     lonely = [image_of[stem] for stem in image_of.keys() - mask_of.keys()]
     lonely += [mask_of[stem] for stem in mask_of.keys() - image_of.keys()]
     if lonely:
-        names = _some(f"{path.parent.name}/{path.name}" for path in sorted(lonely))
+        names = some(f"{path.parent.name}/{path.name}" for path in sorted(lonely))
         raise InputError(
             f"{folder}: {len(lonely)} files without an image or mask of the same name: {names}; unpack the archive "
             "again, or remove them."
