@@ -3,12 +3,10 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from scipy.ndimage import label
 from torch import Tensor
 
-_EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
+from monai_ext import regions
 
 
 def clean_regions(mask: Tensor, min_region: int) -> tuple[Tensor, bool]:
@@ -36,45 +34,5 @@ def clean_regions(mask: Tensor, min_region: int) -> tuple[Tensor, bool]:
         >>> bool(clean[3, 3]), bool(clean[7, 7])
         (True, False)
     """
-    pixels = mask.cpu().numpy()
-    pixels, filled = _fill_holes(pixels, min_region)
-    pixels, dropped = _drop_islands(pixels, min_region)
-    if not (filled or dropped):
-        return mask, False
-    return torch.from_numpy(pixels).to(mask.device), True
-
-
-def _fill_holes(mask: np.ndarray, min_region: int) -> tuple[np.ndarray, bool]:
-    regions, areas = _regions(~mask)
-    small = areas < min_region
-    return (mask | small[regions], True) if small.any() else (mask, False)
-
-
-def _drop_islands(mask: np.ndarray, min_region: int) -> tuple[np.ndarray, bool]:
-    regions, areas = _regions(mask)
-    small = areas < min_region
-    if not small.any():
-        return mask, False
-    large = ~small
-    large[0] = False  # background
-    if not large.any():
-        large[_largest(regions, areas)] = True
-    return large[regions], True
-
-
-def _regions(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Number the regions from 1, and count their pixels; what is outside of them is 0 and never small."""
-    regions, count = label(mask, _EIGHT_NEIGHBOURS)
-    areas = np.bincount(regions.ravel(), minlength=count + 1)
-    areas[0] = mask.size + 1
-    return regions, areas
-
-
-def _largest(regions: np.ndarray, areas: np.ndarray) -> int:
-    """Find the largest region; of equal ones the first, in the order in which OpenCV numbers regions.
-
-    That order is of 2 x 2 blocks of pixels, row by row, which hold one region each; SciPy's is of pixels.
-    """
-    rows, columns = np.nonzero((areas == areas[1:].max())[regions] & (regions > 0))
-    first = np.lexsort((columns // 2, rows // 2))[0]
-    return int(regions[rows[first], columns[first]])
+    pixels, changed = regions.clean_regions(mask.cpu().numpy(), min_region)
+    return (torch.from_numpy(pixels).to(mask.device), True) if changed else (mask, False)
