@@ -42,16 +42,20 @@ def bootstrap_interval(
     cases = np.asarray(values, dtype=np.float64)
     if cases.size < 2:
         return None, None
-    generator = np.random.default_rng(seed)
+    means = drawn_means(cases, samples, np.random.default_rng(seed))
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def drawn_means(cases: np.ndarray, samples: int, generator: np.random.Generator) -> np.ndarray:
+    """Return the means (samples,) of cases (N,) drawn with replacement."""
     rows = max(1, _NUMBERS_AT_ONCE // cases.size)
-    means = np.concatenate(
+    return np.concatenate(
         [
             cases[generator.integers(cases.size, size=(min(rows, samples - start), cases.size))].mean(axis=1)
             for start in range(0, samples, rows)
         ]
     )
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
 
 
 def summary_statistics(
