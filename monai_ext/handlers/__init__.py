@@ -10,6 +10,7 @@ from monai_ext.handlers.run_checkpoint import RunCheckpoint
 from monai_ext.handlers.run_record import RunRecord
 from monai_ext.handlers.saliency_scores import SaliencyScores
 from monai_ext.handlers.sample_overlays import SampleOverlays
+from monai_ext.handlers.stop_after import StopAfter
 from monai_ext.handlers.weights_loader import WeightsLoader
 
 __all__ = [
@@ -22,5 +23,6 @@ __all__ = [
     "RunRecord",
     "SaliencyScores",
     "SampleOverlays",
+    "StopAfter",
     "WeightsLoader",
 ]

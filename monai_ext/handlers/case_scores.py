@@ -10,25 +10,38 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ignite.engine import Engine, Events
 
+from monai_ext.data.slices import check_plane
 from monai_ext.distributed import is_main, rank
 from monai_ext.errors import InputError
 from monai_ext.files import write_json
+from monai_ext.handlers._domain_files import DomainFiles, protocol_names
+from monai_ext.handlers._paper_maps import paper_maps
 from monai_ext.handlers._results import CaseResult, absolute, gather, meta_of, results_of, spacing_of
-from monai_ext.handlers._table import write_table
 from monai_ext.metrics import EMPTY_BOTH, EMPTY_ONE, SCORES, segmentation_scores, summarize_cases
 from monai_ext.metrics.summary import BOOTSTRAP_LEVEL
 from monai_ext.prompts import count_prompts, counts_text, read_record
 from monai_ext.scan_files import stem_of
+from monai_ext.sites import SiteChoice, site_names
+from monai_ext.tables import read_cases, write_table
 
 logger = logging.getLogger(__name__)
 
 CASE_COLUMNS = ("case", "image", "label", "prediction", "site", "subject", "class", "class_name")
 COLUMNS = (*CASE_COLUMNS, *SCORES, "truth_voxels", "predicted_voxels")
 Row = dict[str, Any]
+
+
+class ScoredCase(NamedTuple):
+    """A case: what tells it from others, a row per class, those by the published protocol, and its prompts."""
+
+    identity: tuple[str, ...]
+    rows: list[Row]
+    paper_rows: list[Row]
+    prompts: dict[str, int]
 
 
 class CaseScores:
@@ -48,8 +61,15 @@ class CaseScores:
     Where predictions carry a record of prompts (`PromptedSliceInferer`, and `KeepPromptsd` before `Invertd`), the
     table has a column ``prompts`` (``self 31, null 12``: slices by the prompt they got) and the summary their sum.
 
+    Where the data list names sites, ``sites.json`` and ``sites.csv`` give the scores of each
+    (`monai_ext.metrics.summarize_sites`), and with ``source_site`` the summary has the mean over the unseen ones. With
+    the protocol "paper" the same predictions are scored a second time, as DeSAM's published evaluation does
+    (`monai_ext.metrics.published_protocol`), into ``cases_paper.csv``, and the summary has both means and their
+    difference. With ``compare_to``, ``paired.json`` compares the run with another, case by case
+    (`monai_ext.metrics.compare_cases`).
+
     Args:
-        output_dir: folder for the three files.
+        output_dir: folder for the files.
         num_classes: output channels of the network, 1 for one object.
         class_names: names of the classes 1, 2, ..., or of the classes 0, 1, 2, ..., or a mapping from the class
             to its name; None calls them by number.
@@ -59,10 +79,16 @@ class CaseScores:
         prompt_source: where prompts came from, for the record ("none", "self", "truth", ...).
         slices: which slices were scored, for the record ("all", "with foreground", ...).
         prediction_dir: where to look for a case's saved prediction when its metadata do not say (``saved_to``).
+        source_site: the site that the network was trained on, or several.
+        plane: ``axial``, ``coronal`` or ``sagittal``: which slices the published protocol looks at.
+        protocols: "honest", which is always scored, and perhaps "paper"; one name or several.
+        compare_to: ``cases.csv`` of another run.
 
     Raises:
         InputError: by the run, for a case whose prediction and label are no label maps of one grid and these
-            classes; here, when ``class_names`` has the wrong length.
+            classes; here, when ``class_names`` has the wrong length, a protocol is unknown or ``compare_to`` cannot
+            be read.
+        ValueError: when ``plane`` is unknown.
 
     Example:
         >>> import tempfile
@@ -84,7 +110,12 @@ class CaseScores:
         prompt_source: str = "none",
         slices: str = "all",
         prediction_dir: str | Path | None = None,
+        source_site: SiteChoice | None = None,
+        plane: str = "axial",
+        protocols: str | Sequence[str] = ("honest",),
+        compare_to: str | Path | None = None,
     ) -> None:
+        check_plane(plane)
         self.output_dir = Path(output_dir)
         self.num_classes = num_classes
         self.class_names = _foreground_names(class_names, num_classes)
@@ -94,7 +125,13 @@ class CaseScores:
         self.prompt_source = prompt_source
         self.slices = slices
         self.prediction_dir = None if prediction_dir is None else Path(prediction_dir)
-        self._cases: list[tuple[tuple[str, ...], list[Row], dict[str, int]]] = []
+        self.source_site = site_names(source_site)
+        self.plane = plane
+        self.protocols = protocol_names(protocols)
+        self.compare_to = None if compare_to is None else Path(compare_to)
+        self._other_rows = [] if self.compare_to is None else read_cases(self.compare_to)
+        self._files = DomainFiles(self.output_dir, self.source_site, bootstrap_samples, seed)
+        self._cases: list[ScoredCase] = []
 
     def attach(self, engine: Engine) -> None:
         """Score after each iteration, write after each epoch."""
@@ -108,19 +145,22 @@ class CaseScores:
     def _score(self, engine: Engine) -> None:
         for result in results_of(engine):
             counts = _prompts_of(result)
-            self._cases.append((self._identity(result), self._rows(result, counts), counts))
+            self._cases.append(ScoredCase(self._identity(result), *self._rows(result, counts), counts))
 
     def _identity(self, result: CaseResult) -> tuple[str, ...]:
         """Return what tells cases apart, in the order in which they are to be listed."""
         identity = (result.name, result.path("image"), result.path("label"))
         return identity if any(identity) else ("", "", "", f"{rank():06d}", f"{len(self._cases):06d}")
 
-    def _rows(self, result: CaseResult, prompts: Mapping[str, int]) -> list[Row]:
+    def _rows(self, result: CaseResult, prompts: Mapping[str, int]) -> tuple[list[Row], list[Row]]:
+        """Return the rows of a case, and those by the published protocol: none where that has nothing to score."""
         image, output = result.path("image"), result.output
         try:
             pred, label = result.label_maps()
             spacing = spacing_of(label, pred, output.get("image"), spatial_dims=label.ndim - 1)
-            scores = segmentation_scores(pred, label, self.num_classes, spacing, self.tolerance_mm)
+            scores: list[Row] = segmentation_scores(pred, label, self.num_classes, spacing, self.tolerance_mm)
+            maps = paper_maps(pred, label, self.plane) if "paper" in self.protocols else None
+            paper: list[Row] = segmentation_scores(*maps, self.num_classes, spacing, self.tolerance_mm) if maps else []
         except InputError as error:
             raise InputError(f"{image or result.name or 'a case without a file'}: {error}") from error
         shared = {
@@ -133,34 +173,37 @@ class CaseScores:
         }
         if prompts:
             shared["prompts"] = counts_text(prompts)
-        return [{**shared, "class_name": self.class_names[int(row["class"])], **row} for row in scores]
+        for row in (*scores, *paper):
+            row.update(shared, class_name=self.class_names[int(row["class"])])
+        return scores, paper
 
     def _finish(self, engine: Engine) -> None:
         # the last of those with one identity
-        cases = list({case[0]: case for case in sorted(gather(self._cases), key=lambda case: case[0])}.values())
+        gathered = sorted(gather(self._cases), key=lambda case: case.identity)
+        cases = list({case.identity: case for case in gathered}.values())
         if not cases:
             return
-        rows = self._named([rows for _, rows, _ in cases])
+        self._name(cases)
+        rows = [row for case in cases for row in case.rows]
         summary = summarize_cases(rows, self.bootstrap_samples, self.seed)
         engine.state.metrics.update(_engine_metrics(summary))
         if is_main():
-            prompts = sum((Counter(counts) for _, _, counts in cases), Counter[str]())
-            self._write(rows, {**summary, "conventions": self._conventions(prompts)})
+            self._write(cases, rows, summary)
 
-    def _named(self, cases: list[list[Row]]) -> list[Row]:
+    def _name(self, cases: list[ScoredCase]) -> None:
         """Give every case a name of its own and look for its prediction."""
         taken: set[str] = set()
-        for number, rows in enumerate(cases, start=1):
-            base = name = rows[0]["case"] or f"case_{number:04d}"
+        for number, case in enumerate(cases, start=1):
+            first = case.rows[0]
+            base = name = first["case"] or f"case_{number:04d}"
             for count in range(2, len(cases) + 2):
                 if name not in taken:
                     break
                 name = f"{base}_{count}"
             taken.add(name)
-            prediction = rows[0]["prediction"] or self._find_prediction(name, rows[0]["image"])
-            for row in rows:
+            prediction = first["prediction"] or self._find_prediction(name, first["image"])
+            for row in (*case.rows, *case.paper_rows):
                 row.update(case=name, prediction=prediction)
-        return [row for rows in cases for row in rows]
 
     def _find_prediction(self, name: str, image: str) -> str:
         if self.prediction_dir is None:
@@ -182,10 +225,21 @@ class CaseScores:
             "bootstrap": {"samples": self.bootstrap_samples, "seed": self.seed, "level": BOOTSTRAP_LEVEL},
         }
 
-    def _write(self, rows: list[Row], summary: dict[str, Any]) -> None:
-        prompted = any("prompts" in row for row in rows)
-        write_table(self.output_dir / "cases.csv", (*COLUMNS, "prompts") if prompted else COLUMNS, rows)
+    def _write(self, cases: list[ScoredCase], rows: list[Row], summary: dict[str, Any]) -> None:
+        prompts = sum((Counter(case.prompts) for case in cases), Counter[str]())
+        columns = (*COLUMNS, "prompts") if any("prompts" in row for row in rows) else COLUMNS
+        write_table(self.output_dir / "cases.csv", columns, rows)
+        beyond = self._files.write_sites(rows)
+        paper_rows = [row for case in cases for row in case.paper_rows]
+        beyond.update(self._files.write_paper(rows, paper_rows, columns, "paper" in self.protocols))
+        summary = {**summary, **beyond, "conventions": self._conventions(prompts)}
         write_json(self.output_dir / "summary.json", summary)
+        self._write_flat(summary)
+        self._files.write_paired(rows, self.compare_to, self._other_rows)
+        dice = summary["mean_foreground"]["dice"]
+        logger.info("%d cases, mean Dice %.4f: %s", summary["cases"], dice["mean"], self.output_dir / "cases.csv")
+
+    def _write_flat(self, summary: Mapping[str, Any]) -> None:
         flat = [
             {"class": entry["class"], "name": entry["name"], "metric": metric, **statistics}
             for entry in [
@@ -199,8 +253,6 @@ class CaseScores:
             ("class", "name", "metric", "mean", "median", "std", "low", "high", "n"),
             flat,
         )
-        dice = summary["mean_foreground"]["dice"]
-        logger.info("%d cases, mean Dice %.4f: %s", summary["cases"], dice["mean"], self.output_dir / "cases.csv")
 
 
 def _foreground_names(names: Sequence[str] | Mapping[Any, str] | None, num_classes: int) -> dict[int, str]:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Protocol
 
+import torch.nn as nn
 from ignite.engine import Engine, Events
 from torch import Tensor
 
@@ -28,7 +29,8 @@ class LossTerms:
     device until the epoch ends, so that nothing waits for them.
 
     Args:
-        loss: the trainer's loss, with a mapping ``terms`` from names to single numbers after each call.
+        loss: the trainer's loss, with a mapping ``terms`` from names to single numbers after each call; a loss
+            without it has nothing to average.
 
     Example:
         >>> import torch
@@ -40,7 +42,7 @@ class LossTerms:
         {'loss_dice': 0.25}
     """
 
-    def __init__(self, loss: HasTerms) -> None:
+    def __init__(self, loss: HasTerms | nn.Module) -> None:
         self.loss = loss
         self._seen: list[tuple[dict[str, Tensor], int]] = []
 
@@ -54,7 +56,7 @@ class LossTerms:
         self._seen = []
 
     def _add(self, engine: Engine) -> None:
-        self._seen.append((dict(self.loss.terms), _samples_of(engine.state.output)))
+        self._seen.append((dict(getattr(self.loss, "terms", {})), _samples_of(engine.state.output)))
 
     def _average(self, engine: Engine) -> None:
         mine = [({name: float(value) for name, value in terms.items()}, samples) for terms, samples in self._seen]

@@ -13,9 +13,9 @@ from monai_ext.distributed import is_main, rank
 from monai_ext.errors import InputError
 from monai_ext.files import write_json
 from monai_ext.handlers._results import gather, results_of
-from monai_ext.handlers._table import write_table
 from monai_ext.metrics.bootstrap import summary_statistics
 from monai_ext.metrics.saliency import SALIENCY_SCORES, STRETCHES, Stretch, saliency_scores
+from monai_ext.tables import write_table
 
 logger = logging.getLogger(__name__)
 

@@ -33,15 +33,21 @@ def scores_section(folder: RunFolder) -> Markup:
 
 
 def sites_section(folder: RunFolder) -> Markup | None:
-    """Return one row per site, or None when the data have no sites."""
-    sites = {name: mapping_of(record) for name, record in mapping_of(folder.summary.get("sites")).items()}
+    """Return one row per site, or None when the data have no sites.
+
+    Where the source of the training is known, the sites that it never saw are told apart and summed up.
+    """
+    found = mapping_of(folder.sites.get("sites")) or mapping_of(folder.summary.get("sites"))
+    sites = {name: mapping_of(record) for name, record in found.items()}
     if not sites:
         return None
     keys = [key for key in METRICS if any(key in record for record in sites.values())]
     counts = {name: len({row["case"] for row in folder.rows if row.get("site") == name}) for name in sites}
+    with_source = any(isinstance(record.get("in_domain"), bool) for record in sites.values())
     head = tag(
         "tr",
         tag("th", "site", scope="col"),
+        tag("th", "training", scope="col") if with_source else None,
         tag("th", "cases", scope="col", class_="number"),
         [_metric_head(key) for key in keys],
     )
@@ -49,11 +55,17 @@ def sites_section(folder: RunFolder) -> Markup | None:
         tag(
             "tr",
             tag("th", name, scope="row"),
+            tag("td", "source" if record.get("in_domain") else "unseen") if with_source else None,
             tag("td", counts[name] or "–", class_="number"),
             [_site_cell(record, key) for key in keys],
         )
         for name, record in sites.items()
     ]
+    unseen = mapping_of(folder.sites.get("unseen"))
+    if with_source and unseen:
+        means = mapping_of(unseen.get("mean_of_sites"))
+        first = [tag("th", "mean of unseen sites", scope="row"), tag("td"), tag("td", class_="number")]
+        body.append(tag("tr", first, [interval_cell(means, key) for key in keys]))
     return tag("div", tag("table", tag("thead", head), tag("tbody", body)), class_="scroll")
 
 

@@ -27,6 +27,7 @@ class RunFolder:
     data_licence: str
     large_files: list[dict[str, object]]
     overlays: list[Path]
+    sites: dict[str, object] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
 
 
@@ -46,6 +47,7 @@ def read_run_folder(bundle_root: Path, output_dir: Path) -> RunFolder:
         data_licence=_read_text(bundle_root / "docs" / "data_license.txt", problems),
         large_files=_read_large_files(bundle_root, problems),
         overlays=_find_overlays(output_dir / "overlays", problems),
+        sites=read_json(output_dir / "sites.json", {}),  # an evaluation of one site has none, which is no problem
         problems=problems,
     )
 
