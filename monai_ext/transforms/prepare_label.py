@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,25 +24,33 @@ class PrepareLabeld(MapTransform):
     Args:
         keys: of the labels; absent ones are passed over.
         num_classes: 1 for one object against background, n for class indices 0..n-1.
+        object_values: for one class, the values that are the object, such as one organ of many or two zones that
+            count as one; all others are background.
 
     Raises:
         InputError: if the values are no such classes or the channels differ.
+        ValueError: ``object_values`` with several classes.
 
     Example:
         >>> PrepareLabeld(keys=["label"], num_classes=1)({"label": torch.tensor([[[0.0, 255.0]]])})["label"]
         tensor([[[0, 1]]], dtype=torch.uint8)
     """
 
-    def __init__(self, keys: KeysCollection, num_classes: int) -> None:
+    def __init__(self, keys: KeysCollection, num_classes: int, object_values: Sequence[int] | None = None) -> None:
         super().__init__(keys, allow_missing_keys=True)
         if not 1 <= num_classes <= 256:
             raise ValueError(f"num_classes must be in [1, 256], got {num_classes}.")
+        if object_values is not None and num_classes != 1:
+            raise ValueError(f"object_values make one object, so num_classes must be 1, got {num_classes}.")
         self.num_classes = num_classes
+        self.object_values = object_values
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result: dict[Hashable, Any] = dict(data)
         for key in self.key_iterator(result):
             label = merge_equal_channels(result[key])
+            if self.object_values is not None:
+                label = torch.isin(label, label.new_tensor(self.object_values)).to(torch.float32)
             check_classes(label, self.num_classes)
             if self.num_classes == 1:
                 label = label > (127.5 if float(label.max()) > 1 else 0.5)

@@ -63,3 +63,16 @@ def test_items_without_label_pass() -> None:
 def test_wrong_numbers_of_classes(num_classes: int) -> None:
     with pytest.raises(ValueError, match="num_classes"):
         PrepareLabeld(keys=["label"], num_classes=num_classes)
+
+
+@pytest.mark.parametrize(("chosen", "expected"), [([1, 2], [0, 1, 1, 0]), ([2], [0, 0, 1, 0]), ([9], [0, 0, 0, 0])])
+def test_chosen_values_are_the_object(chosen: list[int], expected: list[int]) -> None:
+    label = torch.tensor([[[0.0, 1.0, 2.0, 6.0]]])
+    prepared = PrepareLabeld(keys=["label"], num_classes=1, object_values=chosen)({"label": label})["label"]
+    assert prepared.flatten().tolist() == expected
+    assert prepared.dtype == torch.uint8
+
+
+def test_chosen_values_are_one_object() -> None:
+    with pytest.raises(ValueError, match="num_classes"):
+        PrepareLabeld(keys=["label"], num_classes=3, object_values=[1])
