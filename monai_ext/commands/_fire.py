@@ -26,6 +26,8 @@ COMMANDS = {  # name -> module and function of the same name
     "doctor": "doctor",
     "list": "list_bundles",
     "convert": "convert",
+    "embed": "embed",
+    "dg_matrix": "dg_matrix",
     "report": "report",
     "export": "export",
     "pack": "pack",

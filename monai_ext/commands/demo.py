@@ -3,23 +3,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from monai_ext.commands._bundle import find_bundle, read_json
+from monai_ext.commands._run_step import as_words, bundle_words, run_step
 from monai_ext.errors import InputError
-
-# glibc gives large temporaries back to the kernel at every free and faults them in again at the next step; keeping
-# them makes long CPU work markedly faster (benchmarks/README.md)
-ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000"}
-# threads that spin while they wait make a training step many times slower as soon as another program wants the cores
-THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
-
 
 SAME_DICE = 0.001  # a smaller difference is a few voxels, which another machine may decide otherwise
 FIRST = "sam2_unet"  # the bundle of the README's first command
@@ -87,7 +78,7 @@ def demo(name: str = "sam2_unet", output_dir: str = "demo", resolution: int = 1,
     wishes = _read_wishes(places.bundle / "configs" / "demo.json")
     started = time.monotonic()
     for title, words in _steps(places, wishes, resolution, knobs):
-        _step(title, words)
+        run_step(title, words, "demo")
     print(f"\nall done in {(time.monotonic() - started) / 60:.1f} minutes")
     _conclude(places, wishes, promised=resolution == 1 and not knobs)
 
@@ -109,7 +100,7 @@ def _read_wishes(file: Path) -> _Wishes:
 def _steps(places: _Places, wishes: _Wishes, resolution: int, knobs: dict[str, object]) -> list[tuple[str, list[str]]]:
     """Return each step's title and what python is to run."""
     ours = ["-m", "monai_ext"]
-    chosen = _as_words(knobs)
+    chosen = as_words(knobs)
     scans = ["--dataset_dir", str(places.data / wishes.datalist)]
     volume = str(places.data / "brain" / "image.nii.gz")
     whole = ["--dataset_dir", volume, "--ckpt_path", str(places.models / "model.pt")]
@@ -120,7 +111,7 @@ def _steps(places: _Places, wishes: _Wishes, resolution: int, knobs: dict[str, o
     more = [
         (
             f"evaluation, {name.replace('_', ' ')}",
-            _bundle_run(places, "evaluating", scored, [*scans, *chosen, *_as_words(own)], places.scores / name),
+            _bundle_run(places, "evaluating", scored, [*scans, *chosen, *as_words(own)], places.scores / name),
         )
         for name, own in wishes.evaluations.items()
     ]
@@ -135,28 +126,12 @@ def _steps(places: _Places, wishes: _Wishes, resolution: int, knobs: dict[str, o
     ]
 
 
-def _as_words(knobs: dict[str, object]) -> list[str]:
-    return [word for key, value in knobs.items() for word in (f"--{key}", str(value))]
-
-
 def _bundle_run(
     places: _Places, run_id: str, files: list[str], more: list[str], output_dir: Path | None = None
 ) -> list[str]:
-    listed = [str(places.bundle / "configs" / file) for file in [*files, "demo.json"]]
-    words = ["-m", "monai.bundle", "run", run_id, "--bundle_root", str(places.bundle)]
-    words += ["--config_file", "[" + ",".join(f"'{file}'" for file in listed) + "]"]
+    words = bundle_words(places.bundle, run_id, [*files, "demo.json"])
     words += ["--output_dir", str(output_dir or places.scores), "--ckpt_dir", str(places.models)]
     return [*words, *more]
-
-
-def _step(title: str, words: list[str]) -> None:
-    print(f"\n== {title}\n$ python {' '.join(words)}", flush=True)
-    begun = time.monotonic()
-    environment = {**ALLOCATOR, **THREADS, "PYTHONWARNINGS": "ignore", **os.environ}
-    status = subprocess.run([sys.executable, *words], env=environment, check=False).returncode
-    if status:
-        raise InputError(f"{title}: the command above ended with status {status}; run demo again to go on from here.")
-    print(f"-- {title}: {time.monotonic() - begun:.0f} s", flush=True)
 
 
 def _conclude(places: _Places, wishes: _Wishes, promised: bool) -> None:

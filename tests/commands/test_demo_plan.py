@@ -49,7 +49,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
                 (folder / "summary.json").write_text(json.dumps({"classes": classes}), encoding="utf-8")
             return subprocess.CompletedProcess(words, 0)
 
-        monkeypatch.setattr("monai_ext.commands.demo.subprocess.run", record)
+        monkeypatch.setattr("monai_ext.commands._run_step.subprocess.run", record)
         demo(str(tmp_path / "toy"), str(tmp_path / "out"), **arguments)
         return commands
 
