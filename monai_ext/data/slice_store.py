@@ -137,7 +137,7 @@ class SliceStore:
                 self._write(key, item)
         except Exception as error:
             failure = error
-        _raise_together(failure, processes)
+        raise_together(failure, processes)
 
     def _has(self, key: str) -> bool:
         return self.cache_dir is not None and (self.cache_dir / f"{key}.json").exists()
@@ -193,7 +193,7 @@ def _with_progress(items: Sequence[Any], rank: int) -> Any:
     return tqdm(items, desc="reading scans", unit="scan", disable=hidden)
 
 
-def _raise_together(failure: Exception | None, processes: int) -> None:
+def raise_together(failure: Exception | None, processes: int) -> None:
     """Raise in every process if one has failed: the others would wait for it for ever."""
     if processes == 1:
         if failure is not None:
