@@ -26,6 +26,7 @@ from monai_ext.inferers._slice_prompts import (
     read_true_boxes,
     texts_of,
 )
+from monai_ext.inferers._stored_embeddings import StoredEmbeddings, find_stored
 from monai_ext.inferers.slice_wise import SliceWiseInferer, check_axes, checked_logits, device_of, precision
 from monai_ext.prompts import RECORD, TRUE_BOXES, USER_PROMPTS
 
@@ -43,7 +44,7 @@ class PromptedSliceInferer(SliceWiseInferer):
     Which prompt every slice got is left in the result's metadata, ``meta["prompts"]``, as JSON.
 
     Clicking again on a slice does not encode it again: the embeddings of the last slices with a user's prompts are
-    kept with the network.
+    kept with the network. A volume whose embeddings are in ``embedding_dir`` is decoded from them, without the encoder.
 
     Args:
         plane: ``axial``, ``coronal`` or ``sagittal`` slices of a volume in RAS orientation.
@@ -60,8 +61,12 @@ class PromptedSliceInferer(SliceWiseInferer):
             replaces everything.
         cached_slices: number of embeddings kept, 4 MB each for 1024 pixels; 0 keeps none. Slices without a user's
             prompts are never kept, nor are those of a request with more slices than this.
+        embedding_dir: folder of embeddings that `python -m monai_ext embed` or training has written, for networks that
+            can work from them (`monai_ext.data.embedding_network`). They are read if they are of the same voxels,
+            weights and settings; nothing is written. None: the encoder runs.
 
     Raises:
+        InputError: by the call, if a stored embedding is damaged.
         TypeError: by the call, for a network without ``segment``.
 
     Example:
@@ -81,6 +86,7 @@ class PromptedSliceInferer(SliceWiseInferer):
         prompt_source: str = "self",
         only_prompted: bool | None = None,
         cached_slices: int = 32,
+        embedding_dir: str | None = None,
     ) -> None:
         super().__init__(plane, slice_context, batch_size, output, threshold, amp)
         if prompt_source not in SOURCES:
@@ -90,6 +96,7 @@ class PromptedSliceInferer(SliceWiseInferer):
         self.prompt_source = prompt_source
         self.only_prompted = only_prompted
         self.cached_slices = cached_slices
+        self.embedding_dir = embedding_dir
 
     @torch.no_grad()
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Tensor:
@@ -135,6 +142,15 @@ class PromptedSliceInferer(SliceWiseInferer):
             raise ValueError(f"the image has no slices: shape {tuple(image.shape)}.")
         asked = {index: request.prompts[index] for index in wanted if index in request.prompts}
         alone = 0 < len(asked) <= self.cached_slices and hasattr(segmenter, "embed")
+        stored = find_stored(
+            segmenter,
+            slices,
+            is_volume,
+            self.embedding_dir,
+            plane=self.plane,
+            slice_context=self.slice_context,
+            amp=self.amp,
+        )
         device = device_of(segmenter, image.device)
         given = asked | {i: SlicePrompt(box=truth[i]) for i in wanted if i not in asked and truth and truth[i]}
         source = "null" if self.prompt_source == "null" else "self"
@@ -142,7 +158,8 @@ class PromptedSliceInferer(SliceWiseInferer):
         entries: Entries = {}
         for one in plan_passes(wanted, asked, source, self.batch_size, alone):
             batch = self._batch(slices, one.indices, is_volume).to(device, torch.float32)
-            found, used = self._segment(segmenter, batch, one, given, alone and one.indices[0] in asked, more)
+            embed = self._embedder(segmenter, one, alone and one.indices[0] in asked, stored)
+            found, used = self._segment(segmenter, batch, one, given, embed, more)
             entries |= dict(zip(one.indices, used, strict=True))
             found = found.to(image.device)
             if result is None:
@@ -158,13 +175,23 @@ class PromptedSliceInferer(SliceWiseInferer):
             return sorted(request.prompts)
         return list(range(count))
 
+    def _embedder(
+        self, segmenter: Any, one: Pass, keep: bool, stored: StoredEmbeddings | None
+    ) -> Callable[[Tensor], Any] | None:
+        """Return what gives a pass's embeddings, None where ``segment`` may as well run the encoder itself."""
+        if stored is not None:
+            return partial(stored.of, one.indices)
+        if keep:
+            return lambda batch: embed_once(segmenter, segmenter.embed, batch, self.amp, self.cached_slices)
+        return getattr(segmenter, "embed", None) if one.kind == "corrected" else None
+
     def _segment(
         self,
         segmenter: Any,
         batch: Tensor,
         one: Pass,
         given: Mapping[int, SlicePrompt],
-        keep: bool,
+        embed: Callable[[Tensor], Any] | None,
         more: tuple[Any, Any],
     ) -> tuple[Tensor, list[dict[str, Any]]]:
         """Return the result of a pass (n, 1 or K, H, W), no logits, and what is to be recorded of each slice."""
@@ -172,12 +199,10 @@ class PromptedSliceInferer(SliceWiseInferer):
         asked = [given.get(index, SlicePrompt()) for index in one.indices]
         prompts = _prompt_tensors(asked, batch)
         with precision(batch.device, self.amp):
-            if keep:
-                prompts["embedded"] = embed_once(segmenter, segmenter.embed, batch, self.amp, self.cached_slices)
+            if embed is not None:
+                prompts["embedded"] = embed(batch)
             segment = partial(segmenter.segment, batch, *args, **kwargs)
             if one.kind == "corrected":
-                if not keep and hasattr(segmenter, "embed"):
-                    prompts["embedded"] = segmenter.embed(batch)
                 found = _corrected(segment, prompts, self.prompt_source == "null")
             else:
                 found = segment(first_only=one.kind == "null", **prompts)
