@@ -20,8 +20,8 @@ BUNDLES = sorted(p.parents[1] for p in ROOT.glob("bundles/*/configs/metadata.jso
 STANDALONE = ("train.json", "inference.json")
 CONFIGS = sorted(f for b in BUNDLES for f in (b / "configs").glob("*.json") if f.name != "metadata.json")
 OVERRIDES = [f for f in CONFIGS if f.name not in STANDALONE]
-# in demo.json, by `python -m monai_ext demo`
-READ_BY_COMMANDS = {"expected_dice", "demo_datalist", "demo_evaluations", "demo_not_below"}
+# by `python -m monai_ext demo` and `dg_matrix`
+READ_BY_COMMANDS = {"expected_dice", "demo_datalist", "demo_evaluations", "demo_not_below", "dg_variants"}
 MACROS = {"train.json": "training", "evaluate.json": "evaluating", "inference.json": "inferring"}
 REFERENCE = re.compile(r"[@%](?:::|#)?([A-Za-z_][\w]*(?:(?:::|#)\w+)*)")
 ABSOLUTE = re.compile(r"(^|['\"])(/\w|~|[A-Za-z]:[\\/])")

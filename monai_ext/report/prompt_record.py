@@ -21,6 +21,9 @@ PROMPTS = {
     "null": "no prompt (first mask empty)",
     "box": "given box",
     "points": "given points",
+    "grid": "best point of a grid",
+    "none": "no prompt (no point of the grid believed)",
+    "whole": "box around the whole image",
 }
 _BY_SOURCE = {("null", "null"): "no prompt (as asked)", ("truth", "box"): "true box"}
 

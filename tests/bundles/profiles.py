@@ -96,6 +96,10 @@ def _in_sams_encoder(name: str) -> bool:
     return name.startswith("image_encoder.") and "lora_" not in name
 
 
+def _in_sams_frozen_parts(name: str) -> bool:
+    return name.startswith(("image_encoder.", "prompt_encoder."))
+
+
 def _sam2_large(folder: Path) -> None:
     trunk = {f"image_encoder.trunk.{name}": weight for name, weight in build_sam2_trunk("nano").state_dict().items()}
     torch.save({"model": trunk}, folder / "sam2.1_hiera_large.pt")  # the published layout
@@ -167,4 +171,37 @@ SAM_SP = Profile(
     card_weights=_sam_vit_b,
     guide="recipes_sam_sp.md",
 )  # fmt: skip
-PROFILES = {profile.name: profile for profile in (SAM2_UNET, SAM_SP)}
+DESAM = Profile(
+    name="desam",
+    tiny={
+        "sam_type": "vit_tiny", "image_size": 64, "in_channels": 1, "num_classes": 1, "grid": 3, "iou_thresh": 0.0,
+        "learning_rate": 0.001, **SMALL,
+    },
+    variants={
+        "one-class-four-modalities-whole-box": {
+            "num_classes": 1, "in_channels": 4, "intensity": "zscore", "mode": "box",
+        },
+        "two-classes-three-slices-coronal": {
+            "num_classes": 2, "slice_context": 1, "plane": "coronal", "intensity": "window", "intensity_upper": 200,
+            "selection": "vote",
+        },
+        "thirteen-classes-full": {
+            "num_classes": 13, "tuning": "full", "use_checkpoint": True, "empty_slices": 0.5, "selection": "official",
+            "min_region": 4,
+        },
+        "stored-amp-accumulation": {
+            "embedding_cache": "disk", "amp": True, "accumulation_steps": 2, "clip_norm": 1.0, "iou_loss": "l1",
+        },
+    },
+    frozen=_in_sams_frozen_parts,
+    learns="mask_decoder.pimm.seg_outputs.1.weight",
+    trained_file="tasks/main.pt",
+    misfit=({"num_classes": 3}, "mask_decoder.pimm.seg_outputs"),
+    fit={"max_epochs": 4},
+    data="datalist_tissue.json",
+    prompt_source="self",
+    card="--sam_type vit_tiny --image_size 64 --grid 3 --iou_thresh 0.0 --num_workers 0 --max_epochs 4 --batch_size 4",
+    card_weights=_sam_vit_b,
+    guide="recipes_desam.md",
+)  # fmt: skip
+PROFILES = {profile.name: profile for profile in (SAM2_UNET, SAM_SP, DESAM)}

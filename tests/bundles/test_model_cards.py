@@ -14,7 +14,8 @@ from tests.bundles.profiles import ROOT
 BUNDLES = sorted(p.parents[1].name for p in (ROOT / "bundles").glob("*/configs/metadata.json"))
 # where things lie, and what is made of other knobs
 NOT_KNOBS = {
-    "_desc_", "imports", "bundle_root", "dataset_dir", "output_dir", "ckpt_dir", "ckpt_path", "cache_dir", "device",
+    "_desc_", "imports", "bundle_root", "dataset_dir", "output_dir", "ckpt_dir", "ckpt_path", "cache_dir",
+    "embedding_dir", "device",
     "tensorboard", "knobs", "fingerprint", "network_def", "network", "loss", "optimizer", "lr_scheduler", "train",
     "validate", "initialize", "run", "finalize", "training",
 }  # fmt: skip
