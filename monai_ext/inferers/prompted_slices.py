@@ -105,7 +105,8 @@ class PromptedSliceInferer(SliceWiseInferer):
         Args:
             inputs: volumes (B, C, X, Y, Z) in RAS or pictures (B, C, X, Y), with prompts in their metadata or not.
             network: has ``segment``, from slices (N, C * (2 * slice_context + 1), H, W) and prompts to logits
-                (N, K, H, W), the boxes used (N, 4) and the names of the prompts used.
+                (N, K, H, W), the boxes used (N, 4) and the names of the prompts used; perhaps also ``places``, lists
+                of points that it chose by itself, and ``ious`` (N, n) that it predicts, which are recorded.
             args: handed to ``segment``.
             kwargs: handed to ``segment``.
 
@@ -206,7 +207,7 @@ class PromptedSliceInferer(SliceWiseInferer):
                 found = _corrected(segment, prompts, self.prompt_source == "null")
             else:
                 found = segment(first_only=one.kind == "null", **prompts)
-        used = [_entry(*three) for three in zip(found.prompts, found.boxes.float().tolist(), asked, strict=True)]
+        used = [_entry(found, number, prompt) for number, prompt in enumerate(asked)]
         return self._finish(checked_logits(found.logits, batch)), used
 
 
@@ -239,13 +240,18 @@ def _corrected(segment: Callable[..., Any], prompts: Mapping[str, Any], first_on
     return own if bool(own.boxes.isnan().any()) else segment(boxes=own.boxes, **prompts)
 
 
-def _entry(prompt: str, box: Sequence[float], asked: SlicePrompt) -> dict[str, Any]:
-    """Return what is recorded of a slice: the prompt's name, its box or None, and points that were given."""
-    entry: dict[str, Any] = {"prompt": prompt, "box": None}
-    if not any(math.isnan(number) for number in box):
-        entry["box"] = [round(number, 3) for number in box]
+def _entry(found: Any, number: int, asked: SlicePrompt) -> dict[str, Any]:
+    """Return what is recorded of a slice: the prompt's name, its box or None, points given or chosen, and IoUs."""
+    box, ious = found.boxes[number].tolist(), getattr(found, "ious", None)
+    entry: dict[str, Any] = {"prompt": found.prompts[number], "box": None}
+    if not any(math.isnan(value) for value in box):
+        entry["box"] = [round(value, 3) for value in box]
     if asked.points:
         entry["points"] = [[*point, label] for point, label in zip(asked.points, asked.labels, strict=True)]
+    elif getattr(found, "places", None) and found.places[number]:
+        entry["points"] = [[round(value, 3) for value in place] + [1] for place in found.places[number]]
+    if ious is not None and not bool(ious[number].isnan().any()):
+        entry["predicted_iou"] = [round(value, 4) for value in ious[number].tolist()]
     return entry
 
 

@@ -152,7 +152,13 @@ def test_the_best_point_of_the_grid_gives_the_mask(height: int, width: int) -> N
             torch.testing.assert_close(found.logits[index : index + 1], mask, atol=1e-4, rtol=1e-4)
             torch.testing.assert_close(simple[index : index + 1], mask, atol=1e-4, rtol=1e-4)
             assert float(masks.std(dim=0).max()) > 0.01  # prompts do make a difference
+            column, row = int(ious.argmax()) % 3, int(ious.argmax()) // 3
+            # the middle of a ninth of the image, less half a pixel of the square that indices begin with
+            middle = torch.tensor([(column + 0.5) / 3 * width, (row + 0.5) / 3 * height])
+            scale = max(height, width) / SIDE
+            torch.testing.assert_close(torch.tensor(found.places[index][0]), middle + (scale - 1) / 2, atol=0.6, rtol=0)
     assert found.prompts == ["grid", "grid"]
+    assert [len(places) for places in found.places] == [1, 1]
     assert found.boxes.isnan().all()
 
 
@@ -190,6 +196,7 @@ def test_no_believed_point_means_no_object() -> None:
         assert torch.equal(found.logits, torch.full((2, 1, 50, 97), EMPTY_LOGIT))
         assert torch.equal(network(batch), found.logits)
     assert found.prompts == ["none", "none"]
+    assert found.places == [[], []]
     assert (found.ious > 0).all()  # what the best point promised
 
 

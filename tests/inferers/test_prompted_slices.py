@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -320,3 +320,34 @@ def test_no_gradient_is_recorded() -> None:
 def test_wrong_settings_are_named(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         PromptedSliceInferer(**settings)
+
+
+class ChoosingFound(NamedTuple):
+    logits: Tensor
+    boxes: Tensor
+    prompts: list[str]
+    ious: Tensor
+    places: list[list[tuple[float, float]]]
+
+
+class Choosing(nn.Module):
+    """Takes a point by itself on slices that are bright, and says how sure it is."""
+
+    def segment(self, image: Tensor, first_only: bool = False, **_: Any) -> ChoosingFound:
+        bright = [float(one.mean()) > 0.5 for one in image]
+        return ChoosingFound(
+            image[:, :1] - 0.5,
+            torch.full((len(image), 4), torch.nan),
+            ["grid" if found else "none" for found in bright],
+            torch.tensor([[0.8123456] if found else [0.25] for found in bright]),
+            [[(1.25, 2.0)] if found else [] for found in bright],
+        )
+
+
+def test_what_a_network_chose_and_expects_is_recorded() -> None:
+    volume = torch.stack([torch.zeros(4, 5), torch.ones(4, 5)], dim=-1)[None, None]
+    first, second = slices_of(PromptedSliceInferer()(MetaTensor(volume[0])[None], Choosing()))
+    assert first == {"index": 0, "prompt": "none", "box": None, "predicted_iou": [0.25]}
+    assert second == {
+        "index": 1, "prompt": "grid", "box": None, "points": [[1.25, 2.0, 1]], "predicted_iou": [0.8123]
+    }  # fmt: skip

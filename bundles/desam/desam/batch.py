@@ -33,12 +33,23 @@ class Decoupled(NamedTuple):
         boxes: (B, 4), a user's boxes in pixels of the image, NaN where none was given.
         prompts: per image ``grid`` (a point of the grid), ``none`` (no point of the grid was believed, the masks are
             empty), ``whole`` (the box around the whole image), ``box`` or ``points`` (given).
+        places: per image the points of the grid whose masks were taken, each once, (x, y) in pixels of the image.
     """
 
     logits: Tensor
     ious: Tensor
     boxes: Tensor
     prompts: list[str]
+    places: list[list[tuple[float, float]]]
+
+
+class Answer(NamedTuple):
+    """One image segmented: masks (1, n, h, h), their IoUs (1, n), and the rest as in `Decoupled`."""
+
+    masks: Tensor
+    ious: Tensor
+    prompt: str
+    places: list[tuple[float, float]]
 
 
 class Given(NamedTuple):

@@ -13,7 +13,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from desam.batch import Decoupled, Embedded, Given, each_of
+from desam.batch import Answer, Decoupled, Embedded, Given, each_of
 from monai_ext.networks.blocks.pimm import PIMM
 from monai_ext.networks.blocks.prim import PRIM, PromptFreeSide
 from monai_ext.networks.blocks.se_res_block import BlockShare
@@ -257,40 +257,43 @@ class DeSAM(nn.Module):
         batch = embedded.features.shape[0]
         check_prompts(batch, boxes, points, point_labels)
         found = [self._segment_one(one, own) for one, own in each_of(embedded, boxes, points, point_labels)]
-        masks, ious, names = zip(*found, strict=True)
-        used = torch.full((batch, 4), math.nan, device=masks[0].device) if boxes is None else boxes.to(masks[0])
-        return Decoupled(self._classes(torch.cat(masks), embedded.frame), torch.cat(ious), used, list(names))
+        masks, ious, names, places = zip(*found, strict=True)
+        logits = self._classes(torch.cat(masks), embedded.frame)
+        used = logits.new_full((batch, 4), math.nan) if boxes is None else boxes.to(logits)
+        return Decoupled(logits, torch.cat(ious), used, list(names), list(places))
 
     def load_pretrained(self, path: str | Path | None) -> DeSAM:
         """Load Segment Anything's published weights, fitted to ``image_size``; see `load_desam`."""
         load_desam(self, path)
         return self
 
-    def _segment_one(self, embedded: Embedded, given: Given) -> tuple[Tensor, Tensor, str]:
-        """Segment one image: -> masks (1, n, h, h), their IoUs (1, n) and the name of the prompt."""
+    def _segment_one(self, embedded: Embedded, given: Given) -> Answer:
         if given.points is None and given.box is None:
             return self._grid_masks(embedded) if self.mode == "points" else self._whole_masks(embedded.features)
         frame = embedded.frame
         box = None if given.box is None else frame.boxes_into(given.box.float())
         place = None if given.points is None else frame.points_into(given.points.float())
         masks, ious = self._decode(self._image(embedded.features), self._tokens(place, given.labels, box))
-        return masks, _known(ious, masks), "box" if given.points is None else "points"
+        return Answer(masks, _known(ious, masks), "box" if given.points is None else "points", [])
 
-    def _grid_masks(self, embedded: Embedded) -> tuple[Tensor, Tensor, str]:
+    def _grid_masks(self, embedded: Embedded) -> Answer:
         """Let one image prompt itself with the grid; only those masks are decoded that the selection asks for."""
-        image, prompts = self._image(embedded.features), self._tokens(self._grid_points(embedded))
+        grid = self._grid_points(embedded)
+        image, prompts = self._image(embedded.features), self._tokens(grid)
         ious = self._rank(image.side, prompts)[0]  # (P, n)
         decode = cache(lambda index: self._decode(image, prompts[index : index + 1])[0][0])
         objects = range(ious.shape[1])
         chosen = [self._select(ious[:, k], _channel(decode, k), self.iou_thresh) for k in objects]
         best = [ious[c.index, k] if c.index >= 0 else ious[:, k].max() for k, c in enumerate(chosen)]
-        name = "grid" if any(c.index >= 0 for c in chosen) else "none"
-        return torch.stack([c.logits for c in chosen])[None], torch.stack(best)[None], name
+        taken = sorted({c.index for c in chosen if c.index >= 0})
+        places = [(float(x), float(y)) for x, y in embedded.frame.points_back(grid[taken, 0])]
+        masks = torch.stack([c.logits for c in chosen])[None]
+        return Answer(masks, torch.stack(best)[None], "grid" if taken else "none", places)
 
-    def _whole_masks(self, features: Tensor) -> tuple[Tensor, Tensor, str]:
+    def _whole_masks(self, features: Tensor) -> Answer:
         masks, ious = self._whole(features)
         certain = [self._select(ious.new_ones(1), _channel(lambda _: masks[0], k), 0.0) for k in range(masks.shape[1])]
-        return torch.stack([c.logits for c in certain])[None], _known(ious, masks), "whole"
+        return Answer(torch.stack([c.logits for c in certain])[None], _known(ious, masks), "whole", [])
 
     def _select(self, ious: Tensor, decode: Callable[[int], Tensor], iou_thresh: float) -> Selection:
         return select(

@@ -86,6 +86,10 @@ class Letterbox(NamedTuple):
         """Take points (..., 2), x and y as pixel indices of the picture, into the square: centre to centre."""
         return (points + 0.5) * self._scales(points) - 0.5
 
+    def points_back(self, points: Tensor) -> Tensor:
+        """Take points of the square back to pixels of the picture; the inverse of `points_into`."""
+        return (points + 0.5) / self._scales(points) - 0.5
+
     def _scales(self, places: Tensor) -> Tensor:
         across, down = self.inner_width / self.width, self.inner_height / self.height
         return places.new_tensor([across, down]).repeat(places.shape[-1] // 2)

@@ -60,7 +60,9 @@ def test_the_box_of_a_mask_becomes_the_box_of_the_scaled_mask(height: int, width
 
 def test_points_go_from_centre_to_centre() -> None:
     frame = Letterbox.of(torch.zeros(1, 1, 16, 16), 64)
-    assert frame.points_into(torch.tensor([[0.0, 0.0], [15.0, 7.5]])).tolist() == [[1.5, 1.5], [61.5, 31.5]]
+    points = torch.tensor([[0.0, 0.0], [15.0, 7.5]])
+    assert frame.points_into(points).tolist() == [[1.5, 1.5], [61.5, 31.5]]
+    assert frame.points_back(frame.points_into(points)).tolist() == points.tolist()
 
 
 def test_without_scaling_coordinates_are_those_of_sam() -> None:
