@@ -114,7 +114,9 @@ def read_cells(head: Head, view: int, places: Tensor) -> Tensor:
 
 
 def blend(rows: Tensor, weights: Tensor) -> Tensor:
-    """Return unit vectors (N, C): weighted sums of rows (N, k, C)."""
+    """Return unit vectors (N, C): weighted sums of rows (N, k, C); a single row has its length already."""
+    if weights.shape[1] == 1:
+        return rows[:, 0]
     return F.normalize((rows * weights[..., None]).sum(dim=1), dim=1)
 
 
