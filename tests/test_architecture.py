@@ -21,7 +21,7 @@ BASE = {
     "torch", "torchvision", "monai", "ignite", "fire", "nibabel", "SimpleITK", "itk", "segment_anything", "sam2",
     "safetensors", "numpy", "scipy", "PIL", "tqdm", "jsonschema", "yaml", "monai_ext", *sys.stdlib_module_names,
 }  # fmt: skip
-INDEPENDENT = {"networks", "losses", "metrics", "transforms", "data"}
+INDEPENDENT = {"networks", "losses", "metrics", "transforms", "data", "matching"}
 LAYERS = ["layers", "blocks", "nets"]
 
 
