@@ -5,6 +5,7 @@ from monai_ext.transforms.check_scan import CheckScand
 from monai_ext.transforms.flatten_picture import FlattenPictured
 from monai_ext.transforms.keep_prompts import KeepPromptsd
 from monai_ext.transforms.load_scan import LoadScand
+from monai_ext.transforms.overlap_patch_pair import RandOverlapPatchPaird
 from monai_ext.transforms.prepare_label import PrepareLabeld
 from monai_ext.transforms.prompt_from_request import PromptFromRequestd
 from monai_ext.transforms.rand_point_prompt import RandPointPromptd
@@ -21,6 +22,7 @@ __all__ = [
     "LoadScand",
     "PrepareLabeld",
     "PromptFromRequestd",
+    "RandOverlapPatchPaird",
     "RandPointPromptd",
     "RecordSized",
     "SaveLabelMapd",
