@@ -9,8 +9,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from monai_ext.data._sections import SECTIONS, Item, by_stem, existing, some
 from monai_ext.data._source_sites import source_sites
+from monai_ext.data.site_datalist import TARGET_CASES
 from monai_ext.errors import InputError
 from monai_ext.sites import SiteChoice, site_names
 
@@ -24,7 +27,12 @@ IMAGE_END = "_0000"
 
 
 def prostate_sites(
-    dataset_dir: str | Path, section: str, source_site: SiteChoice | None = None, val_fraction: float = 0.1
+    dataset_dir: str | Path,
+    section: str,
+    source_site: SiteChoice | None = None,
+    target_cases: str = "all",
+    val_fraction: float = 0.1,
+    seed: int = 0,
 ) -> list[dict[str, Any]]:
     """Return the items of one section of the multi-site prostate data; no file is moved or renamed.
 
@@ -48,7 +56,10 @@ def prostate_sites(
         dataset_dir: the folder that holds the folders above.
         section: ``training``, ``validation``, ``test`` or ``inference`` (the same as ``test``).
         source_site: the site that trains, or several; None lets all of them train.
+        target_cases: as in `load_site_datalist`, whose place this function takes in a config; since no site has a list
+            of test cases, "test" and "all" both are all cases of the other sites.
         val_fraction: share of the source site's cases that validates.
+        seed: 0 keeps the published order; any other shuffles the source site's cases before they are split.
 
     Returns:
         Items as `load_datalist` gives them.
@@ -62,6 +73,8 @@ def prostate_sites(
     """
     if section not in SECTIONS:
         raise ValueError(f"section must be one of {', '.join(SECTIONS)}, got {section!r}.")
+    if target_cases not in TARGET_CASES:
+        raise InputError(f"target_cases must be one of {', '.join(TARGET_CASES)}, got {target_cases!r}.")
     if not 0 <= val_fraction < 1:
         raise InputError(f"val_fraction must be in [0, 1), got {val_fraction}.")
     root = existing(dataset_dir)
@@ -74,6 +87,8 @@ def prostate_sites(
     validation: list[Item] = []
     for site in sources:
         own = [item for item in items if item["site"] == site]
+        if seed:
+            own = [own[place] for place in np.random.default_rng(seed).permutation(len(own))]
         count = int(len(own) * (1 - val_fraction))
         training, validation = training + own[:count], validation + own[count:]
     unseen = [item for item in items if item["site"] not in sources]

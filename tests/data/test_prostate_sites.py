@@ -115,6 +115,20 @@ def test_without_a_source_site_all_of_them_train(tmp_path: Path) -> None:
     assert len(training) == 54
 
 
+def test_a_seed_shuffles_before_the_split_and_loses_nobody(tmp_path: Path) -> None:
+    touch(*[tmp_path / s / f"Case{i:02d}{e}.nii.gz" for s in FOLDERS for i in range(20) for e in ("", "_segmentation")])
+    published, first, second = (prostate_sites(tmp_path, "validation", "UCL", seed=seed) for seed in (0, 1, 2))
+    assert [item["case"] for item in published] == ["UCL_Case18", "UCL_Case19"]
+    assert len({tuple(item["case"] for item in items) for items in (published, first, second)}) == 3
+    training = prostate_sites(tmp_path, "training", "UCL", seed=1)
+    assert len({item["case"] for item in [*training, *first]}) == 20
+
+
+def test_which_cases_of_other_sites_must_be_a_known_choice(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="test, all"):
+        prostate_sites(tmp_path, "test", "UCL", target_cases="some")
+
+
 def test_a_missing_site_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     touch(*[tmp_path / "BMC" / f"Case{i}{end}.nii.gz" for i in range(2) for end in ("", "_segmentation")])
     with caplog.at_level(logging.WARNING):
