@@ -42,6 +42,20 @@ class _Plan:
             *([variant.config] if variant.config else []),
         ]
 
+    def paths(self, variant: _Variant, *more: str) -> list[Path]:
+        """The same as paths; what is none lies in the bundle's configs."""
+        return [Path(f) if Path(f).is_file() else self.bundle / "configs" / f for f in self.files(variant, *more)]
+
+    def configs(self, variant: _Variant) -> dict[str, str]:
+        """Hash of each config of a run: an edited one is another run."""
+        from monai_ext.files import sha256_of
+
+        return {path.name: sha256_of(path) for path in self.paths(variant, "evaluate.json")}
+
+    def own_entries(self, variant: _Variant) -> set[str]:
+        """What a variant's own config decides, whatever the knobs of all variants say."""
+        return set(read_json(self.paths(variant)[-1])) if variant.config else set()
+
     def folder(self, variant: _Variant, source: str) -> Path:
         """Where a run's files lie."""
         return self.root / _file_name(variant.name) / _file_name(source)
@@ -59,11 +73,11 @@ def dg_matrix(
 
     Writes matrix.json, matrix.csv and matrix.html: Dice, HD95 and surface Dice of every pair, the mean over unseen
     sites with an interval, the worst pair, the gap to the in-domain scores, and paired tests between variants. Run it
-    again after an interruption and it goes on where it stopped; runs with the same knobs are not repeated.
+    again after an interruption and it goes on where it stopped; runs with the same knobs and configs are not repeated.
 
     A config may list variants under dg_variants, name -> knobs. Two of these are read here: config, a further config
-    on top, and time_of, another variant whose training time this one is given (a baseline, for example). Embeddings
-    and prepared slices are shared by all runs.
+    on top, whose entries beat knobs given here, and time_of, another variant whose training time this one is given (a
+    baseline, for example). Embeddings and prepared slices are shared by all runs.
 
     Args:
         bundle_root: bundle, by name or path.
@@ -138,7 +152,7 @@ def _training_items(plan: _Plan, variant: _Variant) -> list[dict[str, Any]]:
     from monai.bundle import ConfigParser
 
     parser = ConfigParser()
-    files = [f if Path(f).is_file() else plan.bundle / "configs" / f for f in plan.files(variant)]
+    files = plan.paths(variant)
     parser.read_config([str(file) for file in files])
     parser["bundle_root"], parser["dataset_dir"], parser["source_site"] = str(plan.bundle), str(plan.data), None
     for name, value in {**plan.knobs, **variant.knobs}.items():
@@ -161,20 +175,22 @@ def _train_and_evaluate(plan: _Plan, variant: _Variant, source: str) -> None:
         "embedding_dir": plan.root / "embeddings",
         "source_site": source,
     }
-    words = as_words({**places, **plan.knobs, **variant.knobs})
+    knobs = {name: value for name, value in plan.knobs.items() if name not in plan.own_entries(variant)}
+    words = as_words({**places, **knobs, **variant.knobs})
     if variant.time_of is not None:
         words += ["--time_limit", str(_seconds_of(plan.folder(_Variant(variant.time_of), source)))]
     training = [*bundle_words(plan.bundle, "training", plan.files(variant)), *words]
     evaluation = [*bundle_words(plan.bundle, "evaluating", plan.files(variant, "evaluate.json")), *words]
     record = folder / "finished.json"
-    if record.is_file() and read_json(record) == {"training": training, "evaluation": evaluation}:
+    asked = {"training": training, "evaluation": evaluation, "configs": plan.configs(variant)}
+    if record.is_file() and read_json(record) == asked:
         print(f"-- {variant.name}, trained on {source}: is there already", flush=True)
         return
     run_step(f"{variant.name}: training on {source}", [*training, "--resume", "True"], "dg_matrix")
     run_step(f"{variant.name}: trained on {source}, tested on all", evaluation, "dg_matrix")
     from monai_ext.files import write_json
 
-    write_json(record, {"training": training, "evaluation": evaluation})
+    write_json(record, asked)
 
 
 def _seconds_of(folder: Path) -> float:

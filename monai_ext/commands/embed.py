@@ -24,6 +24,7 @@ def embed(
     name: str | None = None,
     bundle_root: str | None = None,
     dataset_dir: str | None = None,
+    config: str | None = None,
     sections: str = "training,validation,test",
     embedding_dir: str | None = None,
     pretrained: str | None = None,
@@ -46,6 +47,7 @@ def embed(
         name: bundle, by name or path.
         bundle_root: the same, as MONAI's commands call it.
         dataset_dir: the data set. Default: that of the config, as for the other paths.
+        config: further config on top of train.json, such as a recipe; in the bundle's configs or by path.
         sections: of the data set, separated by commas; each scan is taken once.
         embedding_dir: folder of the embeddings.
         pretrained: weights of the foundation model, as for training.
@@ -71,7 +73,7 @@ def embed(
         "pretrained": pretrained,
         "size_budget": size_budget,
     }
-    training = BundleTraining(bundle, {**{n: v for n, v in given.items() if v is not None}, **knobs})
+    training = BundleTraining(bundle, {**{n: v for n, v in given.items() if v is not None}, **knobs}, config)
     if "RANK" in os.environ:  # torchrun has started several processes
         distributed.start(timeout_minutes=DAY)
     try:

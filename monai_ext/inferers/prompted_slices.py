@@ -59,8 +59,9 @@ class PromptedSliceInferer(SliceWiseInferer):
             request names its ``slice`` and slices are cut in this direction, that slice alone, as the client (Slicer's
             and OHIF's 2-D editing) takes no other from the result; else the whole volume, of which the client
             replaces everything.
-        cached_slices: number of embeddings kept, 4 MB each for 1024 pixels; 0 keeps none. Slices without a user's
-            prompts are never kept, nor are those of a request with more slices than this.
+        cached_slices: number of embeddings kept (at 1024 pixels 4 MB each for SAM-SP, 42 MB for DeSAM with ViT-B); 0
+            keeps none. Slices without a user's prompts are never kept, nor are those of a request with more slices
+            than this.
         embedding_dir: folder of embeddings that `python -m monai_ext embed` or training has written, for networks that
             can work from them (`monai_ext.data.embedding_network`). They are read if they are of the same voxels,
             weights and settings; nothing is written. None: the encoder runs.

@@ -23,6 +23,7 @@ class BundleTraining:
     Args:
         bundle: its folder.
         knobs: top-level entries to change.
+        config: another config on top: a path, or the name of a file in the bundle's ``configs``.
 
     Raises:
         InputError: there is no such config or knob.
@@ -32,14 +33,18 @@ class BundleTraining:
         'coronal'
     """
 
-    def __init__(self, bundle: Path, knobs: Mapping[str, object]) -> None:
+    def __init__(self, bundle: Path, knobs: Mapping[str, object], config: str | None = None) -> None:
         self.path = bundle / "configs" / "train.json"
-        if not self.path.is_file():
-            raise InputError(f"{self.path}: there is no such config.")
+        files = [self.path]
+        if config is not None:
+            files.append(Path(config) if Path(config).is_file() else bundle / "configs" / config)
+        missing = next((file for file in files if not file.is_file()), None)
+        if missing is not None:
+            raise InputError(f"{missing}: there is no such config.")
         if str(bundle) not in sys.path:
             sys.path.insert(0, str(bundle))
         self._parser = ConfigParser()
-        self._parser.read_config(str(self.path))
+        self._parser.read_config([str(file) for file in files])
         self._parser["bundle_root"] = str(bundle)
         for name, value in knobs.items():
             if name not in self._parser.get():

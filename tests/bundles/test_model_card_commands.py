@@ -45,7 +45,7 @@ def words_of(line: str, profile: Profile, bundle: Path, data: Path, scan: Path) 
     if words[0] == "torchrun":
         words = ["python", "-m", "torch.distributed.run", "--standalone", *words[1:]]
     assert words[0] == "python"
-    small = shlex.split(profile.card) if "monai.bundle" in words else []
+    small = shlex.split(profile.card) if {"monai.bundle", "embed"} & set(words) else []
     if "multi_gpu_train" in line:
         small += ["--num_classes", str(profile.tiny["num_classes"]), "--output_dir", "many", "--ckpt_dir", "many"]
     if "export" in words:

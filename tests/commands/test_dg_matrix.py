@@ -55,10 +55,11 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     configs.mkdir(parents=True)
     items = [{"image": f"{site}.nii", "site": site} for site in SITES]
     train = {
-        "bundle_root": ".", "dataset_dir": ".", "source_site": None, "mode": "x", "max_epochs": 1,
+        "bundle_root": ".", "dataset_dir": ".", "source_site": None, "mode": "x", "max_epochs": 1, "cache": "none",
         "train": {"dataset": {"data": items}},
     }  # fmt: skip
-    files = {"metadata": {}, "train": train, "plain": {}, "sites": {"dg_variants": VARIANTS}}
+    files = {"metadata": {}, "train": train, "evaluate": {}, "plain": {"cache": "none"}}
+    files["sites"] = {"dg_variants": VARIANTS}
     files["wrong"] = {"dg_variants": {"plain": {"time_of": "points"}, "points": {}}}
     for name, content in files.items():
         (configs / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
@@ -136,6 +137,13 @@ def test_it_goes_on_where_it_stopped(run: Run, tmp_path: Path) -> None:
     assert len(commands) == 18 - 2  # the first variant had been trained on the north
     assert run(config="sites.json") == []
     assert len(run(config="sites.json", max_epochs=3)) == 18  # other knobs, other runs
+    (tmp_path / "toy" / "configs" / "plain.json").write_text('{"cache": "some"}', encoding="utf-8")
+    assert len(run(config="sites.json", max_epochs=3)) == 6  # so is another config, of the variants that have it
+
+
+def test_a_variants_own_config_beats_the_knobs_of_all(run: Run) -> None:
+    commands = run(config="sites.json", cache="disk")
+    assert ["--cache" in words for words in commands] == [True] * 12 + [False] * 6
 
 
 def test_chosen_sites_train_and_all_are_tested(run: Run, tmp_path: Path) -> None:

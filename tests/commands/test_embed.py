@@ -133,6 +133,17 @@ def test_a_dry_run_estimates_and_writes_nothing(bundle: Path, capsys: pytest.Cap
     assert not (bundle / "embeddings").exists() or files(bundle / "embeddings") == {}
 
 
+def test_a_config_on_top_is_what_counts(bundle: Path, whole: dict[str, bytes], capsys: pytest.CaptureFixture) -> None:
+    (bundle / "configs" / "recipe.json").write_text('{"plane": "coronal"}', encoding="utf-8")
+    assert run(bundle, "--config", "recipe.json") == 0
+    by_config = files(bundle / "embeddings")
+    assert run(bundle, "--plane", "coronal", "--embedding_dir", str(bundle / "by_knob")) == 0
+    assert by_config == files(bundle / "by_knob")
+    assert not set(by_config) & set(whole)
+    assert run(bundle, "--config", "none.json") == 1
+    assert "none.json: there is no such config" in capsys.readouterr().err
+
+
 def test_training_finds_what_the_command_has_computed(bundle: Path, capsys: pytest.CaptureFixture) -> None:
     assert run(bundle) == 0
     parser = ConfigParser(json.loads((bundle / "configs" / "train.json").read_text(encoding="utf-8")))
