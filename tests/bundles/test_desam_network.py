@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from desam.network import DeSAM
 from torch import Tensor
 
-from monai_ext.networks.layers.mask_selection import EMPTY_LOGIT
+from monai_ext.networks.layers.mask_selection import EMPTY_LOGIT, select_official
 from monai_ext.networks.nets.sam import build_plain_sam
 from tests.contracts import NetworkContract
 
@@ -173,8 +173,22 @@ def test_other_selections_are_made_from_the_same_masks(selection: str) -> None:
     official = F.interpolate(up, size=(16, 16), mode="bilinear", align_corners=False)
     mean = (masks[best].sigmoid() * ious[best][:, None, None]).sum(0) / ious[best].sum()
     expected = official if selection == "official" else mean.logit()[None, None]
-    expected = network.embed(batch).frame.restore(expected)
+    frame = network.embed(batch).frame
+    expected = frame.restore_at_once(expected) if selection == "official" else frame.restore(expected)
     torch.testing.assert_close(found.logits, expected, atol=1e-3, rtol=1e-3)
+
+
+def test_the_published_selection_ends_at_the_size_of_its_masks() -> None:
+    """A slice of a quarter of the square's side, as in the published code, gets the selected mask as it is."""
+    network, small = build(selection="official", min_region=3), images(1, 16, 16)
+    with torch.no_grad():
+        seen = network.embed(small)
+        image, prompts = network._image(seen.features), network._tokens(network._grid_points(seen))
+        ious = network._rank(image.side, prompts)[0, :, 0]
+        chosen = select_official(
+            ious, lambda i: network._decode(image, prompts[i : i + 1])[0][0, 0], size=(16, 16), min_region=3
+        )
+        assert torch.equal(network.segment(small).logits[0, 0], chosen.logits)
 
 
 def test_whole_box_is_one_prompt_and_no_iou() -> None:

@@ -168,7 +168,7 @@ class DeSAM(nn.Module):
         if not self.training:
             seen = self.embed(image)
             masks = self._whole(seen.features)[0] if self.mode == "box" else self._best_of_grid(seen)
-            return self._classes(masks, seen.frame)
+            return self._classes(seen.frame.restore(masks))
         features = image.float() if embedded else self.embed(image, inner).features
         if self.mode == "box":
             return [self._whole(features)[0]]
@@ -258,7 +258,9 @@ class DeSAM(nn.Module):
         check_prompts(batch, boxes, points, point_labels)
         found = [self._segment_one(one, own) for one, own in each_of(embedded, boxes, points, point_labels)]
         masks, ious, names, places = zip(*found, strict=True)
-        logits = self._classes(torch.cat(masks), embedded.frame)
+        # the published selection has been to the image's pixels and back already, and ends at the masks' own size
+        restore = embedded.frame.restore_at_once if self.selection == "official" else embedded.frame.restore
+        logits = self._classes(restore(torch.cat(masks)))
         used = logits.new_full((batch, 4), math.nan) if boxes is None else boxes.to(logits)
         return Decoupled(logits, torch.cat(ious), used, list(names), list(places))
 
@@ -359,9 +361,8 @@ class DeSAM(nn.Module):
         with _full_precision(self.pixel_mean):
             return self.prompt_encoder(points=points, boxes=box, masks=None)[0]
 
-    def _classes(self, masks: Tensor, frame: Letterbox) -> Tensor:
-        """Bring masks (B, n, h, h) to the image; several objects get a background, which wins below a half."""
-        logits = frame.restore(masks)
+    def _classes(self, logits: Tensor) -> Tensor:
+        """Give several objects (B, n, H, W) a background, which wins below a half."""
         return logits if self.num_classes == 1 else torch.cat([torch.zeros_like(logits[:, :1]), logits], dim=1)
 
 

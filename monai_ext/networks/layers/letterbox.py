@@ -62,6 +62,17 @@ class Letterbox(NamedTuple):
         """Bring low-resolution masks of the square (B, K, h, h) to the picture (B, K, H, W), in SAM's two steps."""
         return F.interpolate(self.enlarge(masks), size=(self.height, self.width), mode="bilinear", align_corners=False)
 
+    def restore_at_once(self, masks: Tensor) -> Tensor:
+        """Bring low-resolution masks of the square to the picture in one step: one of their own size stays as it is.
+
+        That needs a picture that ends between two cells of the masks; others go the way of `restore`.
+        """
+        cells = self.side // masks.shape[-1]
+        if self.inner_height % cells or self.inner_width % cells:
+            return self.restore(masks)
+        masks = masks[..., : self.inner_height // cells, : self.inner_width // cells]
+        return F.interpolate(masks, size=(self.height, self.width), mode="bilinear", align_corners=False)
+
     def crop(self, masks: Tensor) -> Tensor:
         """Cut low-resolution masks of the square (B, K, h, h) to the cells that show any of the picture."""
         cells = self.side // masks.shape[-1]

@@ -75,3 +75,11 @@ def test_without_scaling_coordinates_are_those_of_sam() -> None:
 def test_cropped_masks_hold_every_cell_that_shows_the_picture() -> None:
     assert frame_of(50, 97).crop(torch.zeros(1, 1, 16, 16)).shape == (1, 1, 9, 16)  # 33 of 64 rows, cells of 4
     assert frame_of(64, 64).crop(torch.zeros(1, 1, 16, 16)).shape == (1, 1, 16, 16)
+
+
+def test_a_mask_of_the_pictures_own_size_comes_back_as_it_is() -> None:
+    masks = torch.randn(1, 1, 16, 16)
+    assert torch.equal(frame_of(16, 16).restore_at_once(masks), masks)
+    assert torch.equal(frame_of(12, 16).restore_at_once(masks), masks[..., :12, :])
+    between = frame_of(50, 97)  # 33 of 64 rows are no whole number of cells of 4
+    assert torch.equal(between.restore_at_once(masks), between.restore(masks))
