@@ -24,15 +24,15 @@ ALLOCATORS: dict[str, dict[str, str]] = {"default": {}, "pinned": PINNED}
 Row = dict[str, Any]
 
 
-def alternate(published: Callable[[], Any], ours: Callable[[], Any], rounds: int) -> Row:
-    """Time two functions in turn, swapping who goes first, after one unmeasured call of each.
+def alternate(published: Callable[[], Any], ours: Callable[[], Any], rounds: int, warm_up: bool = True) -> Row:
+    """Time two functions in turn, swapping who goes first, with ``warm_up`` after one unmeasured call of each.
 
     Returns:
         Milliseconds (minimum and median) and ratios published / ours: of the minima, and the median over rounds.
         The same ratio of processor time, all threads and the kernel included, changes less on a busy machine.
     """
     contenders = (published, ours)
-    for run in contenders:
+    for run in contenders if warm_up else ():
         run()
     gc.collect()
     wall: tuple[list[float], list[float]] = ([], [])

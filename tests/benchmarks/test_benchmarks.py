@@ -28,7 +28,8 @@ def one_thread() -> Iterator[None]:
 
 
 def test_each_script_is_run_by_the_runner() -> None:
-    shared = {"__init__", "__main__", "harness", "published"}
+    shared = {"__init__", "__main__", "harness", "drawn_desam"}
+    shared |= {"published", "published_desam", "published_pimm", "published_selection"}
     assert {p.stem for p in (harness.ROOT / "benchmarks").glob("*.py")} - shared == set(NAMES)
 
 
@@ -84,3 +85,22 @@ def test_rounds_alternate() -> None:
     row: dict[str, Any] = harness.alternate(lambda: calls.append("published"), lambda: calls.append("ours"), rounds=2)
     assert calls == ["published", "ours", "published", "ours", "ours", "published"]
     assert row["rounds"] == 2
+
+
+def test_what_takes_minutes_is_not_called_to_warm_up() -> None:
+    calls: list[str] = []
+    harness.alternate(lambda: calls.append("published"), lambda: calls.append("ours"), rounds=1, warm_up=False)
+    assert calls == ["published", "ours"]
+
+
+@pytest.mark.parametrize(("grid", "side"), [(3, 16), (9, 256)])
+def test_drawn_masks_need_the_clean_up_where_they_should_and_are_no_duplicates(grid: int, side: int) -> None:
+    pytest.importorskip("cv2", reason="pip install opencv-python-headless")
+    from benchmarks.drawn_desam import discs
+    from benchmarks.published_selection import first_record
+
+    faulty, ious = torch.ones(grid**2, dtype=torch.bool), torch.linspace(0.6, 0.9, grid**2)
+    faulty[0] = False  # the least of all: it comes first only if it is no duplicate and no other is clean
+    record = first_record(ious, discs(grid, side, faulty), 0.5, 0.7, 1000 * side**2 // 256**2)
+    assert (record.index, record.cleaned) == (0, False)
+    assert first_record(ious, discs(grid, side, ~faulty), 0.5, 0.7, 1000 * side**2 // 256**2).index == grid**2 - 1
