@@ -44,6 +44,7 @@ class EmbeddingWriter:
         self._file = file
         self._layout = layout
         self._publishing = publishing
+        self._room: dict[str, Tensor] = {}
         self._done = {index for index in range(layout.slices) if layout.is_whole(file, index)}
 
     @property
@@ -117,7 +118,10 @@ class EmbeddingWriter:
             self.close()
 
     def _bytes_of(self, index: int, name: str, value: Tensor) -> memoryview:
-        stored = value.detach().to(DTYPES[self._layout.precision]).cpu().contiguous()
+        if name not in self._room:
+            # the same for all slices: fresh memory for each costs several times as much as the conversion into it
+            self._room[name] = torch.empty(self._layout.shapes[name], dtype=DTYPES[self._layout.precision])
+        stored = self._room[name].copy_(value.detach())
         low, high = torch.aminmax(stored)  # either is NaN if any value is
         if not bool(torch.isfinite(low) & torch.isfinite(high)):
             raise InputError(self._complaint(index, name, value))
