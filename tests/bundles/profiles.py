@@ -39,6 +39,7 @@ class Profile:
         prompt_source: what an evaluation says about prompts.
         card: words that make the commands of the model card small; the user's other knobs stand in the card.
         card_weights: writes the file of published weights that the card's commands start from, of our smallest size.
+        export: words that make the export small, beyond what the weights tell.
         guide: page of ``docs`` about its recipes.
     """
 
@@ -55,6 +56,7 @@ class Profile:
     prompt_source: str = "none"
     card: str = ""
     card_weights: Callable[[Path], None] = lambda folder: None
+    export: str = ""
     guide: str = ""
 
     @property
@@ -202,6 +204,7 @@ DESAM = Profile(
     prompt_source="self",
     card="--sam_type vit_tiny --image_size 64 --grid 3 --iou_thresh 0.0 --num_workers 0 --max_epochs 4 --batch_size 4",
     card_weights=_sam_vit_b,
+    export="--grid 3",
     guide="recipes_desam.md",
 )  # fmt: skip
 PROFILES = {profile.name: profile for profile in (SAM2_UNET, SAM_SP, DESAM)}

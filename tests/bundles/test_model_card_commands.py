@@ -49,7 +49,7 @@ def words_of(line: str, profile: Profile, bundle: Path, data: Path, scan: Path) 
     if "multi_gpu_train" in line:
         small += ["--num_classes", str(profile.tiny["num_classes"]), "--output_dir", "many", "--ckpt_dir", "many"]
     if "export" in words:
-        small += ["--image", str(scan)]  # else noise is compared
+        small += ["--image", str(scan), *shlex.split(profile.export)]  # without an image, noise is compared
     return [*words[1:], *small]
 
 
