@@ -30,8 +30,8 @@ def losses(folder: Path) -> list[float]:
 def test_stored_embeddings_train_as_the_encoder_in_the_loop(mode: str, brain: Path, tmp_path: Path) -> None:
     """Twenty steps of one batch each, so that the history has every step's loss."""
     data = brain / "datalist_tissue.json"
-    knobs: dict[str, Any] = {"mode": mode, "augment": False, "batch_size": 16, "learning_rate": 0.0001}
-    knobs |= {"max_epochs": 20, "val_interval": 20}
+    knobs: dict[str, Any] = {"mode": mode, "augment": False, "batch_size": 16, "learning_rate": 0.00001}
+    knobs |= {"max_epochs": 20, "val_interval": 20, "inference_batch_size": 16}
     run(NAME, "training", TRAIN, tmp_path / "loop", data, **knobs)
     expected = losses(tmp_path / "loop")
     assert len(expected) == 20
