@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from monai_ext.data.embedding_key import hash_encoder
 from monai_ext.data.embedding_network import EmbeddingNetwork
+from monai_ext.data.volume_embedding_network import VolumeEmbeddingNetwork
 
 
 class _Known(NamedTuple):
@@ -35,8 +36,24 @@ def encoder_hash(network: nn.Module, amp: bool) -> str:
     """
     if not isinstance(network, EmbeddingNetwork):
         raise TypeError(f"{type(network).__name__} is no EmbeddingNetwork.")
-    state = network.encoder_state()
     settings = {"settings": dict(network.encoder_settings), "shapes": dict(network.embedding_shapes)}
+    return kept_hash(network, network.encoder_state(), amp, settings)
+
+
+def volume_encoder_hash(network: nn.Module, amp: bool) -> str:
+    """Return the same of a network that embeds whole volumes, all of whose weights count.
+
+    Raises:
+        TypeError: the network is no `VolumeEmbeddingNetwork`.
+    """
+    if not isinstance(network, VolumeEmbeddingNetwork):
+        raise TypeError(f"{type(network).__name__} is no VolumeEmbeddingNetwork.")
+    settings = {"settings": dict(network.encoder_settings), "strides": dict(network.strides)}
+    return kept_hash(network, network.state_dict(), amp, settings)
+
+
+def kept_hash(network: nn.Module, state: Mapping[str, Tensor], amp: bool, settings: Mapping[str, object]) -> str:
+    """Return the hash of weights and settings of a network, computed anew only if one of them has changed."""
     marks = repr(([_mark(name, weight) for name, weight in state.items()], settings))
     with _lock:
         known = _known.setdefault(network, {}).get(amp)

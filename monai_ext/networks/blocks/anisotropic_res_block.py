@@ -11,6 +11,8 @@ from monai.networks.layers.factories import Conv
 from monai.networks.layers.utils import get_norm_layer
 from torch import Tensor
 
+from monai_ext.networks.layers.reach import Reach
+
 
 class AnisotropicResBlock(nn.Module):
     """Two convolutions with normalisation and a shortcut, for voxels that are not cubes.
@@ -53,6 +55,10 @@ class AnisotropicResBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         hidden = F.relu(self.conv1(x), inplace=True)
         return F.relu(self.conv2(hidden) + self.downsample(x), inplace=True)
+
+    def reach(self, before: Reach) -> Reach:
+        """Return how far the cells see, given how far those of the input do; the shortcut sees less."""
+        return before.through(self.conv1.conv).through(self.conv2.conv)
 
 
 def conv_norm(

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from monai.networks.layers.factories import Conv
 from torch import Tensor
 
+from monai_ext.networks.layers.reach import Reach
+
 
 class PyramidHead(nn.Module):
     """A feature pyramid that keeps its finest level only, ended by a 3 x 3 (x 3) convolution and unit length.
@@ -72,3 +74,11 @@ class PyramidHead(nn.Module):
         embedding = self.output(summed)
         with torch.autocast(embedding.device.type, enabled=False):
             return F.normalize(embedding if embedding.dtype == torch.float64 else embedding.float(), dim=1)
+
+    def reach(self, features: Sequence[Reach]) -> Reach:
+        """Return how far the embedding's cells see, given how far those of each map do."""
+        maps = [level.through(lateral) for lateral, level in zip(self.laterals, features, strict=True)]
+        summed = maps[-1]
+        for finer in reversed(maps[:-1]):
+            summed = finer | summed.resized(finer)
+        return summed.through(self.output)

@@ -11,8 +11,10 @@ import torch.nn.functional as F
 from monai.networks.layers.factories import Pool
 from torch import Tensor
 
+from monai_ext.errors import InputError
 from monai_ext.networks.blocks.anisotropic_res_block import AnisotropicResBlock, conv_norm
 from monai_ext.networks.blocks.pyramid_head import PyramidHead
+from monai_ext.networks.layers.reach import Reach
 
 LOCAL_STRIDE = (2, 2, 2)  # voxels a cell along z, y and x; in 2-D the last two
 GLOBAL_STRIDE = (4, 16, 16)
@@ -84,6 +86,7 @@ class ResNetFPN3d(nn.Module):
         self.spatial_dims = spatial_dims
         self.in_channels = in_channels
         self.embedding_dim = embedding_dim
+        self.norm = norm
         self.encoder = _Encoder(spatial_dims, in_channels, base_channels, widths, norm)
         self.local_head = PyramidHead(spatial_dims, widths[:3], embedding_dim, lateral_kernel)
         self.global_head = PyramidHead(spatial_dims, widths[3:], embedding_dim)
@@ -98,6 +101,27 @@ class ResNetFPN3d(nn.Module):
         if hasattr(self, "semantic_head"):
             own["semantic"] = LOCAL_STRIDE
         return {name: stride[-self.spatial_dims :] for name, stride in own.items()}
+
+    @property
+    def halo(self) -> dict[str, tuple[int, ...]]:
+        """Voxels around a block of whole cells on which their embeddings depend, along each axis, in ``eval()``.
+
+        Cells of a tile that is cut with as many voxels more on each side are those of the whole volume.
+
+        Raises:
+            InputError: a normalisation takes its statistics from the whole image.
+        """
+        _check_reach(self)
+        *fine, coarse = self.encoder.reach()
+        reach = {"local": self.local_head.reach(fine), "global": self.global_head.reach([coarse])}
+        if hasattr(self, "semantic_head"):
+            reach["semantic"] = self.semantic_head.reach(fine)
+        return {name: each.halo for name, each in reach.items()}
+
+    @property
+    def encoder_settings(self) -> dict[str, object]:
+        """What embeddings depend on and the weights do not show."""
+        return {"network": "ResNetFPN3d", "strides": self.strides, "norm": self.norm}
 
     def forward(self, image: Tensor) -> dict[str, Tensor] | tuple[Tensor, ...]:
         self._check_image(image)
@@ -139,11 +163,33 @@ class _Encoder(nn.Module):
         ]
         self.layer1, self.layer2, self.layer3, self.layer4 = layers
 
+    def reach(self) -> list[Reach]:
+        """Return how far the cells of the four stages see."""
+        conv = self.stem.conv
+        reach, stages = Reach.of_voxels(len(conv.kernel_size)).through(conv), []
+        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
+            for block in layer:
+                reach = block.reach(reach)
+            if layer is self.layer1:
+                reach = reach.through(self.pool)
+            stages.append(reach)
+        return stages
+
     def forward(self, image: Tensor) -> list[Tensor]:
         c1 = self.pool(self.layer1(F.relu(self.stem(image), inplace=True)))
         c2 = self.layer2(c1)
         c3 = self.layer3(c2)
         return [c1, c2, c3, self.layer4(c3)]
+
+
+def _check_reach(network: ResNetFPN3d) -> None:
+    for module in network.modules():
+        spans = isinstance(module, (nn.GroupNorm, nn.LayerNorm, nn.InstanceNorm2d, nn.InstanceNorm3d))
+        if spans or (isinstance(module, (nn.BatchNorm2d, nn.BatchNorm3d)) and module.running_mean is None):
+            raise InputError(
+                f"norm {network.norm!r} takes its statistics from the whole image, so that a tile's embeddings differ "
+                "from the volume's; embed volumes whole, or train with norm batch."
+            )
 
 
 def _check(spatial_dims: int, single: dict[str, int], widths: Sequence[int]) -> None:

@@ -218,3 +218,41 @@ def test_a_bad_argument_is_named(arguments: dict[str, object], told: str) -> Non
 def test_an_image_of_another_form_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"image must be \(B, 1, D, H, W\), got"):
         small()(torch.rand(shape))
+
+
+def measured_halo(network: ResNetFPN3d, size: tuple[int, ...], axis: int) -> dict[str, int]:
+    """Voxels beyond a cell that have a part in it, found by the gradient; the most of neighbouring cells."""
+    image = torch.rand(1, 1, *size, dtype=torch.float64, requires_grad=True)
+    halo = dict.fromkeys(network.strides, 0)
+    for name, found in network(image).items():
+        stride = network.strides[name][axis]
+        for turn in range(4):  # local cells take coarser ones in turn
+            cell = [side // 2 for side in found.shape[2:]]
+            cell[axis] += turn - 2
+            (gradient,) = torch.autograd.grad(found[(0, 0, *cell)], image, retain_graph=True)
+            touched, first = gradient.nonzero()[:, axis + 2], stride * cell[axis]
+            halo[name] = max(halo[name], first - int(touched.min()), int(touched.max()) - first - stride + 1)
+    return halo
+
+
+@pytest.mark.parametrize("lateral_kernel", [1, 3])
+@pytest.mark.parametrize(("axis", "size"), [(0, (72, 16, 16)), (1, (4, 320, 16)), (2, (4, 16, 320))])
+def test_the_halo_is_what_the_gradient_reaches(lateral_kernel: int, axis: int, size: tuple[int, ...]) -> None:
+    network = small(base_channels=1, lateral_kernel=lateral_kernel, semantic_head=True).double().eval()
+    network.encoder.pool = torch.nn.AvgPool3d((2, 1, 1))  # which, unlike the largest, takes all
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.abs_()  # so that nothing is cut off or cancelled out
+    assert {name: sides[axis] for name, sides in network.halo.items()} == measured_halo(network, size, axis)
+
+
+def test_the_halo_of_the_published_network_is_known() -> None:
+    """To whole global cells those of the method's notes: (28, 124, 124) and (12, 57, 57) from centres of cells."""
+    assert small().halo == {"local": (11, 60, 60), "global": (27, 124, 124)}
+    assert small(spatial_dims=2).halo == {"local": (60, 60), "global": (124, 124)}
+
+
+@pytest.mark.parametrize("norm", ["instance", ("group", {"num_groups": 1}), ("batch", {"track_running_stats": False})])
+def test_what_looks_at_the_whole_image_has_no_halo(norm: str | tuple) -> None:
+    with pytest.raises(ValueError, match=r"takes its statistics from the whole image"):
+        _ = small(norm=norm).halo
