@@ -2,21 +2,39 @@
 """Data lists, slice data sets and samplers."""
 
 from monai_ext.data.datalist import load_datalist
+from monai_ext.data.deep_lesion_pairs import deep_lesion_pairs
 from monai_ext.data.embedded_slice_dataset import EmbeddedSliceDataset
 from monai_ext.data.epoch_sampler import EpochSampler
+from monai_ext.data.lymph_node_scans import lymph_node_scans
+from monai_ext.data.pair_list import load_pair_list
+from monai_ext.data.patch_pair_dataset import PatchPairDataset
+from monai_ext.data.point_file import read_point_pairs, read_points, write_points
+from monai_ext.data.point_list import PointList
 from monai_ext.data.prostate_sites import prostate_sites
 from monai_ext.data.published_splits import published_split
 from monai_ext.data.scan_dataset import ScanDataset
+from monai_ext.data.scan_list import load_scan_list
+from monai_ext.data.scan_pair_dataset import ScanPairDataset
 from monai_ext.data.site_datalist import load_site_datalist
 from monai_ext.data.slice_dataset import SliceDataset
 
 __all__ = [
     "EmbeddedSliceDataset",
     "EpochSampler",
+    "PatchPairDataset",
+    "PointList",
     "ScanDataset",
+    "ScanPairDataset",
     "SliceDataset",
+    "deep_lesion_pairs",
     "load_datalist",
+    "load_pair_list",
+    "load_scan_list",
     "load_site_datalist",
+    "lymph_node_scans",
     "prostate_sites",
     "published_split",
+    "read_point_pairs",
+    "read_points",
+    "write_points",
 ]

@@ -2,8 +2,11 @@
 """Losses, one a file."""
 
 from monai_ext.losses.decoupled_mask_loss import DecoupledMaskLoss
+from monai_ext.losses.embedding_distance import embedding_distance
+from monai_ext.losses.mining_preset import mining_preset
 from monai_ext.losses.negative_mining import MINING_PRESETS, NegativeMining, hard_negatives
 from monai_ext.losses.patch_pair_info_nce import PatchPairInfoNCE
+from monai_ext.losses.registration_loss import RegistrationLoss
 from monai_ext.losses.self_prompt_loss import SelfPromptLoss
 from monai_ext.losses.structure_loss import StructureLoss
 
@@ -12,7 +15,10 @@ __all__ = [
     "DecoupledMaskLoss",
     "NegativeMining",
     "PatchPairInfoNCE",
+    "RegistrationLoss",
     "SelfPromptLoss",
     "StructureLoss",
+    "embedding_distance",
     "hard_negatives",
+    "mining_preset",
 ]

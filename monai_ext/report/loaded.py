@@ -71,7 +71,7 @@ def load_case(case: ScoredCase) -> LoadedCase:
             prompts = _fitting(read_prompts(case.files["prediction"]), image)
         except InputError as error:
             notes.append(f"No prompt is drawn: {error}")
-    return LoadedCase(case, image, labels, _window_of(image), notes, prompts)
+    return LoadedCase(case, image, labels, window_of(image), notes, prompts)
 
 
 def _fitting(record: PromptRecord | None, image: Scan) -> PromptRecord | None:
@@ -111,7 +111,7 @@ def _as_classes(scan: Scan, image: Scan) -> Scan:
     return PictureScan(voxels)
 
 
-def _window_of(image: Scan) -> tuple[float, float]:
+def window_of(image: Scan) -> tuple[float, float]:
     """Return the 0.5 and a little above the 99.5 percentile of the voxels; 8-bit pictures are shown as they are."""
     import numpy as np
 

@@ -3,14 +3,12 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
 from monai_ext.report.cases import group_cases
-from monai_ext.report.markup import Markup, escape, join, tag
+from monai_ext.report.document import document
+from monai_ext.report.markup import Markup, join, tag
 from monai_ext.report.reading import (
     count_text,
     duration_text,
@@ -29,8 +27,7 @@ from monai_ext.report.section_run import conventions_section, run_section
 from monai_ext.report.section_scores import scores_section, sites_section
 from monai_ext.report.sources import RunFolder, read_run_folder
 
-_SCRIPTS = ("theme.js", "charts.js", "table.js", "viewer.js")
-_STYLES = ("base.css", "parts.css")
+_SCRIPTS = ("charts.js", "table.js", "viewer.js")
 
 
 class Report(NamedTuple):
@@ -71,38 +68,9 @@ def build_report(bundle_root: Path, output_dir: Path) -> Report:
         "How to cite": cite_section(folder),
     }
     shown = {title: content for title, content in sections.items() if content}
-    return Report(_fill_template(folder, shown), len(cases), folder.problems)
-
-
-def _fill_template(folder: RunFolder, sections: dict[str, Markup]) -> str:
-    script = "\n".join(_template(name) for name in _SCRIPTS)
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    navigation = [tag("a", title, href=f"#{_anchor(title)}") for title in sections]
-    body = [tag("section", tag("h2", title), content, id=_anchor(title)) for title, content in sections.items()]
-    name = _name(folder)
-    parts = {
-        "title": escape(f"{name}: report"),
-        "name": escape(name),
-        "digest": Markup(digest),
-        "dark": Markup(_template("dark.css")),
-        "style": Markup("\n".join(_template(style) for style in _STYLES)),
-        "header": _header(folder),
-        "navigation": join(navigation),
-        "sections": join(body),
-        "version": escape(text_of(mapping_of(folder.run.get("versions")).get("monai_ext"))),
-        "script": Markup(script),
-    }
-    # split, not replace: a value that holds the name of another field must not be filled in
-    pieces = _template("page.html").split("@@")
-    return "".join(piece if number % 2 == 0 else parts[piece] for number, piece in enumerate(pieces))
-
-
-def _template(name: str) -> str:
-    return (files("monai_ext.report") / "templates" / name).read_text(encoding="utf-8")
-
-
-def _anchor(title: str) -> str:
-    return title.lower().replace(" ", "-")
+    name, version = _name(folder), text_of(mapping_of(folder.run.get("versions")).get("monai_ext"))
+    html = document(f"{name}: report", name, _header(folder), shown, "report", version, _SCRIPTS)
+    return Report(html, len(cases), folder.problems)
 
 
 def _name(folder: RunFolder) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from monai_ext.errors import InputError
 from monai_ext.report.palette import ERROR_COLOURS, class_colour
 
 if TYPE_CHECKING:
@@ -15,6 +17,21 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Colour = tuple[int, int, int]
+
+
+def read_window(text: str) -> tuple[float, float]:
+    """Return the two intensities of a text such as ``-160,240``.
+
+    Raises:
+        InputError: it is none.
+    """
+    try:
+        low, high = (float(part) for part in text.strip("()[] ").split(","))
+    except ValueError:
+        low = high = math.nan
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise InputError(f"window must be two numbers, the lower first, as in -160,240; got {text!r}.")
+    return low, high
 
 
 def to_bytes(frame: np.ndarray, window: tuple[float, float]) -> np.ndarray:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -152,6 +153,16 @@ class VolumeScan:
             place[axis] = value if direction > 0 else shape[axis] - 1 - value
         across, down = (axis for axis in range(3) if axis != self._only)
         return shape[across] - 1 - place[across], shape[down] - 1 - place[down]
+
+    def locate(self, world: Sequence[float], plane: str) -> tuple[float, float, float]:
+        """Return slice, column and row at which a place (RAS mm) lies; none of them is a whole number, or cut off."""
+        import numpy as np
+
+        place = np.linalg.inv(self._affine)[:3] @ [*world, 1.0]
+        axis = self._axis(plane)
+        across, down = (other for other in range(3) if other != axis)
+        shape = self.voxels.shape
+        return float(place[axis]), float(shape[across] - 1 - place[across]), float(shape[down] - 1 - place[down])
 
     def _axis(self, plane: str) -> int:
         return _AXES[plane] if self._only is None else self._only

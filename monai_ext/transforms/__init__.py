@@ -6,13 +6,17 @@ from monai_ext.transforms.flatten_picture import FlattenPictured
 from monai_ext.transforms.keep_prompts import KeepPromptsd
 from monai_ext.transforms.load_scan import LoadScand
 from monai_ext.transforms.overlap_patch_pair import RandOverlapPatchPaird
+from monai_ext.transforms.points_to_label import PointsToLabeld
 from monai_ext.transforms.prepare_label import PrepareLabeld
 from monai_ext.transforms.prompt_from_request import PromptFromRequestd
 from monai_ext.transforms.rand_point_prompt import RandPointPromptd
 from monai_ext.transforms.record_size import RecordSized
+from monai_ext.transforms.reference_from_request import ReferenceFromRequestd
+from monai_ext.transforms.resample_scan import ResampleScand
 from monai_ext.transforms.save_label_map import SaveLabelMapd
 from monai_ext.transforms.save_prompts import SavePromptsd
 from monai_ext.transforms.scale_scan import ScaleScand
+from monai_ext.transforms.simulated_pair import SimulatedPaird
 from monai_ext.transforms.true_box import TrueBoxd
 
 __all__ = [
@@ -20,13 +24,17 @@ __all__ = [
     "FlattenPictured",
     "KeepPromptsd",
     "LoadScand",
+    "PointsToLabeld",
     "PrepareLabeld",
     "PromptFromRequestd",
     "RandOverlapPatchPaird",
     "RandPointPromptd",
     "RecordSized",
+    "ReferenceFromRequestd",
+    "ResampleScand",
     "SaveLabelMapd",
     "SavePromptsd",
     "ScaleScand",
+    "SimulatedPaird",
     "TrueBoxd",
 ]
