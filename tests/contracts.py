@@ -6,12 +6,20 @@ from __future__ import annotations
 import io
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 import torch
 import torch.nn as nn
 from torch import Tensor
+
+
+def tensors_of(output: Any) -> list[Tensor]:
+    """The tensors that a network returns, however it returns them."""
+    if isinstance(output, Tensor):
+        return [output]
+    return list(output.values() if isinstance(output, Mapping) else output)
 
 
 class NetworkContract(ABC):
@@ -41,11 +49,13 @@ class NetworkContract(ABC):
 
     def test_gradient_reaches_what_trains_and_nothing_else(self) -> None:
         network = self.build().train()
-        output = network(self.image())
-        outputs = output if isinstance(output, list) else [output]
-        torch.stack([o.square().mean() for o in outputs]).sum().backward()
+        self.backward(network)
         reached = {n for n, p in network.named_parameters() if p.grad is not None}
         assert reached == self.trained(network)
+
+    def backward(self, network: nn.Module) -> None:
+        """Let some loss of all outputs find its gradient."""
+        torch.stack([o.square().mean() for o in tensors_of(network(self.image()))]).sum().backward()
 
     def trained(self, network: nn.Module) -> set[str]:
         """Names of the weights that a step is to change."""
@@ -56,8 +66,7 @@ class NetworkContract(ABC):
         network = self.build().train()
         before = {n: p.detach().clone() for n, p in network.named_parameters()}
         optimizer = torch.optim.AdamW(network.parameters(), lr=0.1, weight_decay=0.1)
-        output = network(self.image())
-        sum(o.square().mean() for o in (output if isinstance(output, list) else [output])).backward()
+        self.backward(network)
         optimizer.step()
         changed = {n for n, p in network.named_parameters() if not torch.equal(p, before[n])}
         assert changed == self.trained(network)
@@ -65,8 +74,9 @@ class NetworkContract(ABC):
     def test_a_batch_of_two_equals_two_of_one(self) -> None:
         network, image = self.build().eval(), self.image(2)
         with torch.no_grad():
-            together = network(image)
-            alone = torch.cat([network(image[:1]), network(image[1:])])
+            together = tensors_of(network(image))
+            first, second = tensors_of(network(image[:1])), tensors_of(network(image[1:]))
+        alone = [torch.cat(pair) for pair in zip(first, second, strict=True)]
         torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
 
     def test_tracing_gives_the_same_or_fails_as_declared(self) -> None:
@@ -86,7 +96,8 @@ class NetworkContract(ABC):
                 convert(network, image)
             return
         with torch.no_grad():
-            torch.testing.assert_close(convert(network, image)(image), network(image), atol=1e-4, rtol=1e-4)
+            found, expected = convert(network, image)(image), network(image)
+        torch.testing.assert_close(tensors_of(found), tensors_of(expected), atol=1e-4, rtol=1e-4)
 
     def test_state_dict_keeps_its_names(self) -> None:
         names = self.build().state_dict().keys()
@@ -100,7 +111,8 @@ class NetworkContract(ABC):
         second.load_state_dict(torch.load(file, weights_only=True))
         image = self.image(1)
         with torch.no_grad():
-            assert torch.equal(first(image), second(image))
+            outputs = zip(tensors_of(first(image)), tensors_of(second(image)), strict=True)
+        assert all(torch.equal(one, other) for one, other in outputs)
 
     def test_a_wrong_number_of_channels_is_named(self) -> None:
         image = self.image(1)

@@ -21,7 +21,10 @@ STANDALONE = ("train.json", "inference.json")
 CONFIGS = sorted(f for b in BUNDLES for f in (b / "configs").glob("*.json") if f.name != "metadata.json")
 OVERRIDES = [f for f in CONFIGS if f.name not in STANDALONE]
 # by `python -m monai_ext demo` and `dg_matrix`
-READ_BY_COMMANDS = {"expected_dice", "demo_datalist", "demo_evaluations", "demo_not_below", "dg_variants"}
+READ_BY_COMMANDS = {
+    "expected_dice", "demo_datalist", "demo_evaluations", "demo_not_below", "dg_variants", "demo_plan",
+    "expected_error_mm", "expected_gain",
+}  # fmt: skip
 MACROS = {"train.json": "training", "evaluate.json": "evaluating", "inference.json": "inferring"}
 REFERENCE = re.compile(r"[@%](?:::|#)?([A-Za-z_][\w]*(?:(?:::|#)\w+)*)")
 ABSOLUTE = re.compile(r"(^|['\"])(/\w|~|[A-Za-z]:[\\/])")

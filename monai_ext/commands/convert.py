@@ -18,6 +18,10 @@ LICENCES = {
     "sam2_unet": "not stated with the file; see https://github.com/WZH0120/SAM2-UNet",
     "desam": "not stated with the file; see https://github.com/yifangao112/DeSAM",
     "sam": "as the source; Meta's own Segment Anything weights: Apache-2.0",
+    "published": (
+        "not stated with the file; the authors' code is MIT, see "
+        "https://github.com/alibaba-damo-academy/self-supervised-anatomical-embedding-v2"
+    ),
 }
 
 
@@ -31,7 +35,7 @@ def convert(name: str, source: str | None = None, output: str | None = None, ove
     For sam2_unet: a SAM 2 or SAM 2.1 checkpoint, its trunk alone, the authors' SAM2-UNet .pth, or our own model.pt.
     For sam_sp and desam: a Segment Anything checkpoint (ViT-B, L or H; MedSAM's is one, too) or our own model.pt; for
     desam also what the authors' training code writes. Weights are written at the image size they were made for;
-    training resizes them to its own.
+    training resizes them to its own. For anatomical_embedding: the authors' SAM.pth or SAMv2 file, or our own model.pt.
 
     Args:
         name: bundle, by name or path.

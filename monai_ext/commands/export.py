@@ -12,6 +12,7 @@ from monai_ext.errors import InputError
 if TYPE_CHECKING:
     import torch.nn as nn
     from monai.bundle import ConfigParser
+    from torch import Tensor
 
 TOLERANCE = 1e-4
 
@@ -32,7 +33,7 @@ def export(
     classes, tuning); name other knobs that training was given, above all --image_size. All weights must fit.
     LoRA is merged first. Both files are loaded again and run on a real image: --image, else the first of the
     config's dataset_dir, else random values. The exit status is 1, and the files are kept, if any logit differs
-    by more than 1e-4.
+    by more than 1e-4. Embeddings are compared likewise, and by the cosine of the vectors.
 
     model.ts needs PyTorch only, model.onnx onnxruntime only: neither needs this project. A network that stands on
     Segment Anything is also written as plain_sam.pth, which the package segment-anything loads.
@@ -102,6 +103,7 @@ def _export(
     from monai_ext.files import sha256_of, write_json
     from monai_ext.shipping.bundle_network import load_network
     from monai_ext.shipping.export_files import opset_of, write_onnx, write_torchscript
+    from monai_ext.shipping.outputs import named_outputs
     from monai_ext.shipping.parity import parity_of
     from monai_ext.shipping.plain_sam import HasPlainSam, require_plain_size, write_plain_sam
     from monai_ext.shipping.sample_image import sample_input
@@ -109,9 +111,11 @@ def _export(
     network = load_network(parser, weights)
     require_plain_size(network, plain_image_size)
     sample, description = sample_input(parser, network, image)
-    wide = sample[:, :, : max(1, min(sample.shape[2:]) * 3 // 4)].contiguous()  # traces are made of high images
+    wide = _another_form(sample)
     with torch.no_grad():  # before merging, so that a wrong merge shows
-        expected, expected_wide = network(sample).clone(), network(wide).clone()
+        expected, expected_wide = (
+            {name: x.clone() for name, x in named_outputs(network(image)).items()} for image in (sample, wide)
+        )
     plain = {}
     if isinstance(network, HasPlainSam):
         print("writing plain Segment Anything ...", flush=True)
@@ -120,7 +124,8 @@ def _export(
 
     def compared(path: Path, axes: list[str]) -> dict[str, Any]:
         other = (wide, expected_wide) if {"height", "width"} <= set(axes) else None
-        return {**parity_of(path, sample, expected, TOLERANCE, other), "free_axes": axes}
+        compared = parity_of(path, sample, expected, TOLERANCE, other, _segments(bundle))
+        return {**compared, "free_axes": axes}
 
     script, graph = target / "model.ts", target / "model.onnx"
     print(f"tracing {type(network).__name__} for TorchScript ...", flush=True)
@@ -143,6 +148,21 @@ def _export(
     return record
 
 
+def _another_form(sample: Tensor) -> Tensor:
+    """Cut the image to another size: wide, since traces are made of high ones; a volume is cut along each axis."""
+    if sample.ndim == 4:
+        return sample[:, :, : max(1, min(sample.shape[2:]) * 3 // 4)].contiguous()
+    for axis, side in enumerate(sample.shape[2:], start=2):
+        sample = sample.narrow(axis, 0, max(1, side * 3 // 4))
+    return sample.contiguous()
+
+
+def _segments(bundle: Path) -> bool:
+    """Whether the outputs are logits of label maps; metadata.json says of others that they are embeddings."""
+    outputs = read_metadata(bundle).get("network_data_format", {}).get("outputs", {})
+    return outputs.get("pred", {}).get("format") != "embedding"
+
+
 def _merged(network: nn.Module) -> nn.Module:
     """Fold LoRA into the weights, in place or as the method returns it, if the network knows how to."""
     for method in ("merge_lora", "merge"):
@@ -161,7 +181,8 @@ def _line_of(part: dict[str, Any]) -> str:
             f"embedding {part['max_abs_difference']:.1e}{note}"
         )
     free = ", ".join(part["free_axes"]) or "none"
-    return f"{verdict}largest difference {part['max_abs_difference']:.1e}, Dice {part['dice']:.4f}, free sizes: {free}"
+    agreement = f"Dice {part['dice']:.4f}" if "dice" in part else f"smallest cosine {part['smallest_cosine']:.6f}"
+    return f"{verdict}largest difference {part['max_abs_difference']:.1e}, {agreement}, free sizes: {free}"
 
 
 def _now() -> str:

@@ -15,31 +15,41 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
+from monai_ext.shipping.outputs import named_outputs
+
 OPSET = 18
 PROTOBUF_LIMIT = 1_900_000_000  # an ONNX file is one protobuf message, which ends at 2 GB; the graph needs room too
-AXES = {"batch": 0, "height": 2, "width": 3}
+SPATIAL = ("depth", "height", "width")
+STEPS = (12, 24, 16)  # voxels by which another size differs, different along each axis
 logger = logging.getLogger(__name__)
 
 
 def write_torchscript(network: nn.Module, image: Tensor, path: Path) -> list[str]:
-    """Trace ``network`` and save it; return which of ``batch, height, width`` the file leaves free.
+    """Trace ``network`` and save it; return which of ``batch, height, width`` (and ``depth``) the file leaves free.
 
-    Height and width are free if the network says so by an attribute ``exports_any_size``, or, without one, if it
+    The sides are free if the network says so by an attribute ``exports_any_size``, or, without one, if it
     has a set ``image_size``, to which it resizes every image itself; and if the trace, made at another size, then
     computes the same as the network. Else the file refuses other sizes: a trace would take them and quietly compute
     with constants of the traced size.
 
     Args:
-        network: in evaluation mode, one tensor in, one tensor out.
-        image: (1, C, H, W), the size that the file must take in any case.
+        network: in evaluation mode, one tensor in, one tensor or several out.
+        image: (1, C, H, W) or (1, C, D, H, W), the size that the file must take in any case.
         path: file to write.
+
+    Raises:
+        ValueError: a network of several outputs whose sides are not free.
     """
     with torch.inference_mode(False), torch.no_grad(), quiet(), _staged(path) as temporary:
         script = _trace_for_any_size(network, image) if _takes_any_size(network) else None
-        axes = ["batch"] if script is None else list(AXES)
+        axes = ["batch"] if script is None else list(axes_of(image))
         if script is None:
-            traced = torch.jit.trace(network, image.repeat(2, 1, 1, 1), check_trace=False)
-            script = torch.jit.script(_OneSize(traced, image.shape[2], image.shape[3]).eval())
+            if len(named_outputs(network(image))) > 1:
+                raise ValueError(
+                    f"{type(network).__name__} has several outputs, so its trace must fit images of any size."
+                )
+            traced = torch.jit.trace(network, _twice(image), check_trace=False)
+            script = torch.jit.script(_OneSize(traced, list(image.shape[2:])).eval())
         torch.jit.save(script, str(temporary))
     return axes
 
@@ -47,12 +57,13 @@ def write_torchscript(network: nn.Module, image: Tensor, path: Path) -> list[str
 def write_onnx(network: nn.Module, image: Tensor, path: Path) -> list[str]:
     """Export ``network`` with PyTorch's ``torch.export``-based exporter; return which axes the file leaves free.
 
-    Height and width are free under the same condition as for `write_torchscript`. Weights lie inside the file;
-    beyond 1.9 GB they go to ``<path>.data`` beside it, since one ONNX file ends at 2 GB.
+    The outputs have the names that the network gives them. The sides are free under the same condition as for
+    `write_torchscript`. Weights lie inside the file; beyond 1.9 GB they go to ``<path>.data`` beside it, since one ONNX
+    file ends at 2 GB.
 
     Args:
-        network: in evaluation mode, one tensor in, one tensor out.
-        image: (1, C, H, W), the size that the file must take in any case.
+        network: in evaluation mode, one tensor in, one tensor or several out.
+        image: (1, C, H, W) or (1, C, D, H, W), the size that the file must take in any case.
         path: file to write.
 
     Raises:
@@ -63,7 +74,7 @@ def write_onnx(network: nn.Module, image: Tensor, path: Path) -> list[str]:
     external = _weight_bytes(network) > PROTOBUF_LIMIT
     attempts: list[dict[str, int]] = [{"batch": 0}, {}]
     with _staged(path) as temporary, torch.no_grad(), quiet():
-        for axes in [AXES, *attempts] if _takes_any_size(network) else attempts:
+        for axes in [axes_of(image), *attempts] if _takes_any_size(network) else attempts:
             try:
                 _export_onnx(network, image, temporary, axes, external)
                 break
@@ -71,7 +82,13 @@ def write_onnx(network: nn.Module, image: Tensor, path: Path) -> list[str]:
                 if not axes:
                     raise RuntimeError(f"the ONNX exporter failed: {_first_line(error)}") from error
                 logger.debug("ONNX with free %s failed: %s", list(axes), error)
-        return _free_axes(temporary)
+        return _free_axes(temporary, image)
+
+
+def axes_of(image: Tensor) -> dict[str, int]:
+    """Return the axes of an image that may be free, by name."""
+    sides = image.ndim - 2
+    return {"batch": 0, **{name: axis for axis, name in enumerate(SPATIAL[-sides:], start=2)}}
 
 
 def require_onnx() -> None:
@@ -113,10 +130,10 @@ def _export_onnx(network: nn.Module, image: Tensor, path: Path, axes: dict[str, 
     example = _another_size(network, image) if "height" in axes else image
     torch.onnx.export(
         network,
-        (example.repeat(2, 1, 1, 1),),  # a batch of one would be taken for a constant
+        (_twice(example),),  # a batch of one would be taken for a constant
         str(path),
         input_names=["image"],
-        output_names=["pred"],
+        output_names=list(named_outputs(network(image))),
         opset_version=OPSET,
         dynamo=True,
         dynamic_shapes=({axis: name for name, axis in axes.items()},) if axes else None,
@@ -125,43 +142,43 @@ def _export_onnx(network: nn.Module, image: Tensor, path: Path, axes: dict[str, 
     )
     if not axes:
         return
-    free = _free_axes(path)
+    free = _free_axes(path, image)
     if set(axes) - set(free):
         raise RuntimeError(f"the exporter fixed {sorted(set(axes) - set(free))}")
 
 
-def _free_axes(path: Path) -> list[str]:
+def _free_axes(path: Path, image: Tensor) -> list[str]:
     """Read from the file itself which axes of its input have no fixed size."""
     import onnx
 
     sides = onnx.load(str(path), load_external_data=False).graph.input[0].type.tensor_type.shape.dim
-    return [name for name, axis in AXES.items() if not sides[axis].HasField("dim_value")]
+    return [name for name, axis in axes_of(image).items() if not sides[axis].HasField("dim_value")]
 
 
 class _OneSize(nn.Module):
     """Lets a traced network see only the size that it was traced for; TorchScript cannot raise our own error."""
 
-    def __init__(self, network: nn.Module, height: int, width: int) -> None:
+    def __init__(self, network: nn.Module, sides: list[int]) -> None:
         super().__init__()
         self.network = network
-        self.height = height
-        self.width = width
+        self.sides = sides
 
     def forward(self, image: Tensor) -> Tensor:
-        if image.shape[2] != self.height or image.shape[3] != self.width:
+        if list(image.shape[2:]) != self.sides:
             raise ValueError(
-                f"this file takes images of {self.height} x {self.width}, got {image.shape[2]} x {image.shape[3]}; "
-                "resize them, or export with image_size set."
+                f"this file takes images of {self.sides}, got {image.shape[2:]}; resize them, or export with "
+                "image_size set."
             )
         return self.network(image)
 
 
 def _trace_for_any_size(network: nn.Module, image: Tensor) -> torch.jit.ScriptModule | None:
     """Trace at another size than the image's; None if that computes something else at the image's own."""
-    expected = network(image)
+    expected = list(named_outputs(network(image)).values())
     try:
-        script = torch.jit.trace(network, _another_size(network, image).repeat(2, 1, 1, 1), check_trace=False)
-        torch.testing.assert_close(script(image), expected, rtol=1e-3, atol=1e-3)
+        script = torch.jit.trace(network, _twice(_another_size(network, image)), check_trace=False)
+        found = list(named_outputs(script(image)).values())
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
     except Exception as error:  # whatever a trace that holds constants stumbles over
         logger.debug("TorchScript with free sizes failed: %s", error)
         return None
@@ -175,9 +192,14 @@ def _takes_any_size(network: nn.Module) -> bool:
 
 def _another_size(network: nn.Module, image: Tensor) -> Tensor:
     """Stretch the image to a size that the network has nowhere inside; equal sizes would be taken for one."""
-    inside = getattr(network, "image_size", None) or (image.shape[2], image.shape[3])
-    height, width = (inside, inside) if isinstance(inside, int) else inside
-    return nn.functional.interpolate(image, size=(height + 24, width + 16), mode="nearest")
+    inside = getattr(network, "image_size", None) or tuple(image.shape[2:])
+    sides = (inside,) * (image.ndim - 2) if isinstance(inside, int) else inside
+    size = [side + step for side, step in zip(sides, STEPS[-len(sides) :], strict=True)]
+    return nn.functional.interpolate(image, size=size, mode="nearest")
+
+
+def _twice(image: Tensor) -> Tensor:
+    return torch.cat([image, image])
 
 
 def _weight_bytes(network: nn.Module) -> int:

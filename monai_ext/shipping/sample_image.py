@@ -16,9 +16,13 @@ from monai_ext.data import load_datalist
 from monai_ext.errors import InputError
 from monai_ext.shipping.bundle_network import build
 
+LARGEST_SIDE = 96  # voxels along an axis of a volume that is compared on
+
 
 def sample_input(parser: ConfigParser, network: nn.Module, image: Path | None) -> tuple[Tensor, str]:
-    """Return one input of the network, (1, C, H, W), and a text that says what it is.
+    """Return one input of the network, (1, C, H, W) or (1, C, D, H, W), and a text that says what it is.
+
+    Of a network that takes whole volumes, by metadata.json, it is the middle of the preprocessed volume.
 
     Args:
         parser: the bundle's inference config.
@@ -36,15 +40,19 @@ def sample_input(parser: ConfigParser, network: nn.Module, image: Path | None) -
         text = f"random values, seed 0, {'x'.join(map(str, shape))} (no --image given and no dataset_dir found)"
         return torch.rand(shape, generator=torch.Generator().manual_seed(0)), text
     volume = build(parser, "preprocessing")(item)["image"]
+    names = item["image"] if isinstance(item["image"], list) else [item["image"]]
+    shown = ", ".join(Path(name).name for name in names)
+    if len(_described(parser).get("spatial_shape", [])) == 3:
+        middle = _middle(volume)
+        return middle, f"{shown} ({'x'.join(map(str, middle.shape))}, the middle of the volume)"
     recorder = _Recorder(network)
     with torch.no_grad():
         build(parser, "inferer")(volume[None], recorder)
     if recorder.image is None:
         raise InputError(f"{item['image']}: the inferer gave the network nothing; is the image empty?")
     size = "x".join(map(str, recorder.image.shape))
-    names = item["image"] if isinstance(item["image"], list) else [item["image"]]
     where = " of a volume, its slice of highest contrast" if volume.ndim == 4 else ""
-    return recorder.image, f"{', '.join(Path(name).name for name in names)} ({size}{where})"
+    return recorder.image, f"{shown} ({size}{where})"
 
 
 class _Recorder(nn.Module):
@@ -89,13 +97,29 @@ def _first_of_dataset(parser: ConfigParser) -> dict[str, Any] | None:
     return load_datalist(folder, "inference")[0] if folder is not None and folder.exists() else None
 
 
+def _middle(volume: Tensor) -> Tensor:
+    """Return the middle of a volume (C, D, H, W), not more than is quickly compared, as a batch of one."""
+    starts = [max(0, (side - LARGEST_SIDE) // 2) for side in volume.shape[1:]]
+    box = (slice(None), *(slice(start, start + LARGEST_SIDE) for start in starts))
+    return torch.tensor(volume[box].cpu().numpy()).float()[None]  # a plain tensor: exporters do not know MONAI's
+
+
+def _described(parser: ConfigParser) -> dict[str, Any]:
+    """Return what metadata.json says of the input."""
+    return parser.get("_meta_", {}).get("network_data_format", {}).get("inputs", {}).get("image", {})
+
+
 def _described_shape(parser: ConfigParser, network: nn.Module) -> tuple[int, ...]:
-    """Return the input's shape by metadata.json; a free side becomes the ``image_size``, or 256."""
-    described = parser.get("_meta_", {}).get("network_data_format", {}).get("inputs", {}).get("image", {})
+    """Return the input's shape by metadata.json; a free side becomes the ``image_size``, or 256; 48 in a volume."""
+    described = _described(parser)
+    stated = described.get("spatial_shape", [])
+    channels = int(getattr(network, "in_channels", described.get("num_channels", 3)))
+    if len(stated) == 3:
+        return (1, channels, *(int(side) if str(side).isdigit() else 48 for side in stated))
     side = getattr(network, "image_size", None)
     if side is None and "image_size" in parser.get():
         side = build(parser, "image_size")
     sides = list(side) if isinstance(side, (list, tuple)) else [side or 256] * 2
-    for axis, stated in enumerate(described.get("spatial_shape", [])[:2]):
-        sides[axis] = int(stated) if str(stated).isdigit() else sides[axis]
-    return (1, int(getattr(network, "in_channels", described.get("num_channels", 3))), *sides)
+    for axis, told in enumerate(stated[:2]):
+        sides[axis] = int(told) if str(told).isdigit() else sides[axis]
+    return (1, channels, *sides)

@@ -207,4 +207,21 @@ DESAM = Profile(
     export="--grid 3",
     guide="recipes_desam.md",
 )  # fmt: skip
+# it matches points and has no labels, so its tests are its own; see test_anatomical_embedding_runs.py
+ANATOMICAL_EMBEDDING = Profile(
+    name="anatomical_embedding",
+    tiny={
+        "base_channels": 2, "embedding_dim": 4, "patch_size": [8, 32, 32], "spacing": 4.0, "intensity": "percentile",
+        "intensity_lower": 0.2, "intensity_upper": 99.8, "body_threshold": 0.05, "pairs_per_scan": 8, "val_points": 20,
+        "warmup_steps": 2, "num_positives": 16, "local_candidates": 100, "local_negatives": 40, **SMALL,
+        "batch_size": 2,
+    },
+    variants={},
+    frozen=lambda name: False,
+    learns="encoder.stem.conv.weight",
+    trained_file="trained.pt",
+    misfit=({"base_channels": 4}, "encoder.stem.conv.weight is 2"),
+    guide="recipes_anatomical_embedding.md",
+)  # fmt: skip
 PROFILES = {profile.name: profile for profile in (SAM2_UNET, SAM_SP, DESAM)}
+ALL_PROFILES = {**PROFILES, ANATOMICAL_EMBEDDING.name: ANATOMICAL_EMBEDDING}

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from monai_ext.errors import InputError, find_input_error
-from tests.bundles.profiles import PROFILES, ROOT
+from tests.bundles.profiles import ALL_PROFILES, ROOT
 
 TRAIN = ("train.json",)
 EVALUATE = ("train.json", "evaluate.json")
@@ -35,7 +35,7 @@ def configs(name: str, *files: str) -> list[str]:
 def overrides(name: str, folder: Path, data: Path, **more: Any) -> dict[str, Any]:
     """Tiny knobs, and everything that is written goes into ``folder``."""
     places = {"dataset_dir": str(data), "output_dir": str(folder / "eval"), "ckpt_dir": str(folder / "models")}
-    return {**PROFILES[name].tiny, **places, **more}
+    return {**ALL_PROFILES[name].tiny, **places, **more}
 
 
 def run(name: str, run_id: str, files: tuple[str, ...], folder: Path, data: Path, **more: Any) -> None:

@@ -16,7 +16,8 @@ BUNDLES = sorted(p.parents[1].name for p in (ROOT / "bundles").glob("*/configs/m
 NOT_KNOBS = {
     "_desc_", "imports", "bundle_root", "dataset_dir", "output_dir", "ckpt_dir", "ckpt_path", "cache_dir",
     "embedding_dir", "device",
-    "tensorboard", "knobs", "fingerprint", "network_def", "network", "loss", "optimizer", "lr_scheduler", "train",
+    "tensorboard", "knobs", "fingerprint", "network_def", "network", "matcher", "embedder", "loss", "optimizer",
+    "lr_scheduler", "train",
     "validate", "initialize", "run", "finalize", "training",
 }  # fmt: skip
 

@@ -13,7 +13,7 @@ import pytest
 from monai.bundle import ConfigWorkflow
 
 from monai_ext.commands._fire import main
-from tests.bundles.profiles import PROFILES, ROOT, Profile
+from tests.bundles.profiles import ALL_PROFILES, ROOT, Profile
 from tests.bundles.runs import call, options, type_command
 
 # what is installed for development does not exist for a process that finds this first
@@ -22,7 +22,7 @@ import sys
 from importlib.machinery import PathFinder
 class Finder:
     def find_spec(name, path=None, target=None):
-        if name in {("monai_ext", *PROFILES)}:
+        if name in {("monai_ext", *ALL_PROFILES)}:
             spec = PathFinder.find_spec(name, [p for p in sys.path if not p.endswith("site-packages")])
             if spec is None:
                 raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
@@ -72,15 +72,16 @@ def test_the_wheel_has_every_file_of_the_package(wheel_folder: Path) -> None:
     assert not (wheel_folder / "tests").exists()
 
 
-def test_the_wheel_has_every_file_of_the_network(profile: Profile, wheel_folder: Path) -> None:
-    assert files_in(wheel_folder / profile.name) == files_in(profile.folder / profile.name)
+@pytest.mark.parametrize("name", ALL_PROFILES)
+def test_the_wheel_has_every_file_of_the_network(name: str, wheel_folder: Path) -> None:
+    assert files_in(wheel_folder / name) == files_in(ALL_PROFILES[name].folder / name)
 
 
 def test_a_downloaded_release_runs_its_own_network_with_the_wheel_of_the_package_alone(
     profile: Profile, copy: Path, wheel_folder: Path, data: Path, scan: Path, tmp_path: Path
 ) -> None:
     alone = tmp_path / "alone"
-    shutil.copytree(wheel_folder, alone, ignore=shutil.ignore_patterns(*PROFILES))
+    shutil.copytree(wheel_folder, alone, ignore=shutil.ignore_patterns(*ALL_PROFILES))
     (alone / "sitecustomize.py").write_text(ONLY_THE_WHEEL, encoding="utf-8")
     assert main(["pack", str(copy), "--output_dir", "dist"]) == 0
     release = next(Path("dist").glob("*.zip")).resolve().as_uri()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch.nn as nn
 from torch import Tensor
 
+from monai_ext.networks.checkpoints.anatomical_embedding import import_anatomical_embedding
 from monai_ext.networks.checkpoints.common import ImportedState, State
 from monai_ext.networks.checkpoints.desam import import_desam
 from monai_ext.networks.checkpoints.sam import import_sam, sam_state
@@ -19,7 +20,7 @@ Importer = Callable[[Mapping[str, Tensor], str], ImportedState]
 
 @dataclass(frozen=True)
 class WeightSource:
-    """How published weights become those of a method.
+    """How published weights become those of a method; one without a foundation model has whole networks alone.
 
     Attributes:
         importer: published state dict and its name -> ours.
@@ -29,12 +30,13 @@ class WeightSource:
     """
 
     importer: Importer
-    foundation: Callable[[nn.Module], State]
-    foundation_file: str
-    foundation_knobs: tuple[str, ...]
+    foundation: Callable[[nn.Module], State] = nn.Module.state_dict
+    foundation_file: str = "foundation.pt"
+    foundation_knobs: tuple[str, ...] = ()
 
 
 WEIGHT_SOURCES = {
+    "anatomical_embedding": WeightSource(import_anatomical_embedding),
     "sam2_unet": WeightSource(import_sam2_unet, trunk_state, "trunk.pt", ("backbone",)),
     "desam": WeightSource(import_desam, sam_state, "sam.pt", ("sam_type", "image_size")),
     "sam_sp": WeightSource(import_sam, sam_state, "sam.pt", ("sam_type", "image_size")),
