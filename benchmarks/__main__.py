@@ -12,7 +12,8 @@ from benchmarks.harness import ROOT
 NAMES = (
     "startup", "losses", "trunk", "network", "training_memory", "volume", "sam_encoder", "sam_training", "self_prompt",
     "desam_decoder", "embedding_store", "desam_training", "embedded_loading",
-    "anatomical_embedding",
+    "anatomical_embedding", "local_correlation", "coarse_field",
+    "hl_attention",
 )  # fmt: skip
 
 if __name__ == "__main__":

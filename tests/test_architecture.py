@@ -68,6 +68,18 @@ def test_independent_parts_do_not_import_each_other() -> None:
             assert wrong == [], path
 
 
+def test_registration_builds_on_matching_and_on_no_network() -> None:
+    """It gets embeddings, never the network that makes them; and nothing that matches points needs it."""
+    allowed = {"registration", "matching", "cell_grid", "coarse_to_fine", "errors", "files"}
+    allowed |= {"field_warp", "losses"}  # instance optimisation moves a field until a loss is least
+    for path in PACKAGE:
+        ours = [name.split(".")[1] for name in imports(path) if name.startswith("monai_ext.")]
+        if part_of(path) == "registration":
+            assert set(ours) <= allowed, path
+        elif part_of(path) in INDEPENDENT:
+            assert "registration" not in ours, path
+
+
 def test_engines_handlers_and_inferers_get_networks_and_losses_as_arguments() -> None:
     for path in PACKAGE:
         if part_of(path) in {"engines", "handlers", "inferers"}:
