@@ -28,6 +28,8 @@ COMMANDS = {  # name -> module and function of the same name
     "convert": "convert",
     "embed": "embed",
     "dg_matrix": "dg_matrix",
+    "match": "match",
+    "track": "track",
     "report": "report",
     "export": "export",
     "pack": "pack",

@@ -9,12 +9,12 @@ def demo_data(output_dir: str, seed: int = 0, resolution: int = 1) -> None:
 
     The folder gets the T1 volume with labels (CSF, grey and white matter) and its training, validation and test
     slabs (datalist.json; datalist_tissue.json for brain tissue as one object), the same as PNG slices (slices/), six
-    simulated scanners (sites/), a follow-up pair with 200 corresponding points (followup/), a picture of it all
-    (preview.png) and the licence. The same seed gives the same bytes.
+    simulated scanners (sites/), a follow-up pair with 200 corresponding points (followup/), two more pairs moved by
+    known affines (pairs/), a picture of it all (preview.png) and the licence. The same seed gives the same bytes.
 
     Args:
         output_dir: a new or empty folder, or one that this command wrote before.
-        seed: fixes bias fields, noise, the follow-up's deformation and its points.
+        seed: fixes bias fields, noise, and the movements and points of all pairs.
         resolution: voxel size in mm, 1 (the original), 2 or 4; 4 takes a few seconds.
 
     Example:
@@ -61,6 +61,9 @@ _CONTENTS = {
     "slices": "the same slabs as PNG slices, with a data list",
     "sites": "six simulated scanners, with a data list",
     "followup": "two scans, their labels, 200 points, the known map",
+    "pairs": "two scans of the brain moved by known affines, 200 points each",
+    "pairs.json": "list of all three pairs, to measure point matching: use the file as dataset_dir",
+    "scans.json": "the brain alone, to learn from without labels: use the file as dataset_dir",
     "preview.png": "one slice of every volume",
     "LICENSE-ICBM152.txt": "the notice that goes with the images",
 }
