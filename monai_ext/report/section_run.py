@@ -21,7 +21,7 @@ _CONVENTIONS = {
     "bootstrap": "Intervals",
 }
 _OWN = {
-    "self": "The network prompted itself, with the box around its own first mask: nobody told it anything.",
+    "self": "The network prompted itself, from its own first mask or grid of points: nobody told it anything.",
     "null": "No prompts were used: the network's first mask was scored, before it prompts itself.",
 }
 _LOOKED_UP = ("truth", "ground", "label", "gt", "oracle")

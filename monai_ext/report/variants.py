@@ -12,7 +12,7 @@ from monai_ext.report.sources import RunFolder, read_json, read_rows
 # prompt_source: name, where the prompt came from; in the order in which prompts know more
 _SOURCES = {
     "null": ("first mask", "no prompt: the mask that self-prompting starts from"),
-    "self": ("self-prompted", "the box around the network's own first mask"),
+    "self": ("self-prompted", "the network itself: its own first mask or grid of points, nobody told it anything"),
     "box": ("given box", "a box that was given"),
     "points": ("given points", "points that were given"),
     "truth": ("true box", "the box around the true object, which nobody has in practice"),
@@ -66,7 +66,7 @@ def _source_of(summary: dict[str, object]) -> str:
 def _variant(source: str, summary: dict[str, object], rows: list[dict[str, str]], name: str) -> Variant:
     title, origin = _SOURCES.get(source, (source or "this run", "as the run recorded it"))
     if name and _FOLDERS.get(name) != source:
-        title = f"{title} ({name})"  # two folders may have the same source
+        title = f"{name.replace('_', ' ')} ({title})"  # two folders may have the same source
     dice = mapping_of(mapping_of(summary.get("mean_foreground")).get("dice"))
     scores = {case.name: case.dice for case in group_cases(rows) if case.dice is not None}
     return Variant(title, origin, dice, scores, is_run=not name)

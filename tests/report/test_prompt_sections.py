@@ -142,7 +142,7 @@ def test_variants_are_named_by_their_source(tmp_path: Path) -> None:
     edit_json(output / "other" / "summary.json", conventions={})
     edit_json(output / "first_mask" / "summary.json", conventions={})
     names = re.findall(r'<tr><th scope="row">(.*?)</th><td>', section(build_report(bundle, output).html, "prompts"))
-    assert [plain(name).strip() for name in names] == ["first mask", "self-prompted (this run)", "given points (again)"]
+    assert [plain(name).strip() for name in names] == ["first mask", "self-prompted (this run)", "again (given points)"]
 
 
 def test_variant_without_cases_shows_its_mean_only(tmp_path: Path) -> None:
