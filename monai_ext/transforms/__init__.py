@@ -2,6 +2,7 @@
 """Dictionary transforms for reading, checking, prompting and writing scans."""
 
 from monai_ext.transforms.check_scan import CheckScand
+from monai_ext.transforms.denoising_pair import denoising_pair
 from monai_ext.transforms.flatten_picture import FlattenPictured
 from monai_ext.transforms.keep_prompts import KeepPromptsd
 from monai_ext.transforms.load_scan import LoadScand
@@ -16,6 +17,7 @@ from monai_ext.transforms.resample_scan import ResampleScand
 from monai_ext.transforms.save_label_map import SaveLabelMapd
 from monai_ext.transforms.save_prompts import SavePromptsd
 from monai_ext.transforms.scale_scan import ScaleScand
+from monai_ext.transforms.simclr_views import simclr_views
 from monai_ext.transforms.simulated_pair import SimulatedPaird
 from monai_ext.transforms.true_box import TrueBoxd
 
@@ -37,4 +39,6 @@ __all__ = [
     "ScaleScand",
     "SimulatedPaird",
     "TrueBoxd",
+    "denoising_pair",
+    "simclr_views",
 ]

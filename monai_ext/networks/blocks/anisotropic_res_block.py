@@ -58,7 +58,7 @@ class AnisotropicResBlock(nn.Module):
 
     def reach(self, before: Reach) -> Reach:
         """Return how far the cells see, given how far those of the input do; the shortcut sees less."""
-        return before.through(self.conv1.conv).through(self.conv2.conv)
+        return before.through(self.conv1[0]).through(self.conv2[0])
 
 
 def conv_norm(

@@ -146,6 +146,7 @@ class _Encoder(nn.Module):
         self, spatial_dims: int, in_channels: int, base_channels: int, widths: Sequence[int], norm: str | tuple
     ) -> None:
         super().__init__()
+        self.spatial_dims = spatial_dims
 
         def own(sides: tuple[int, ...]) -> tuple[int, ...]:
             return sides[-spatial_dims:]
@@ -165,21 +166,23 @@ class _Encoder(nn.Module):
 
     def reach(self) -> list[Reach]:
         """Return how far the cells of the four stages see."""
-        conv = self.stem.conv
-        reach, stages = Reach.of_voxels(len(conv.kernel_size)).through(conv), []
-        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
-            for block in layer:
-                reach = block.reach(reach)
-            if layer is self.layer1:
-                reach = reach.through(self.pool)
-            stages.append(reach)
-        return stages
+        c1 = _reach(self.layer1, Reach.of_voxels(self.spatial_dims).through(self.stem[0])).through(self.pool)
+        c2 = _reach(self.layer2, c1)
+        c3 = _reach(self.layer3, c2)
+        return [c1, c2, c3, _reach(self.layer4, c3)]
 
     def forward(self, image: Tensor) -> list[Tensor]:
         c1 = self.pool(self.layer1(F.relu(self.stem(image), inplace=True)))
         c2 = self.layer2(c1)
         c3 = self.layer3(c2)
         return [c1, c2, c3, self.layer4(c3)]
+
+
+def _reach(stage: nn.Sequential, before: Reach) -> Reach:
+    for block in stage:
+        if isinstance(block, AnisotropicResBlock):
+            before = block.reach(before)
+    return before
 
 
 def _check_reach(network: ResNetFPN3d) -> None:
