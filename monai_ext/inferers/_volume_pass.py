@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
@@ -68,7 +67,12 @@ class VolumePass:
         # what is compiled would be compiled for the small images too
         plain = unwrap(self.network)
         with evaluating(plain):
-            return ForwardMemory(lambda tile: self._forward(plain, tile), len(self.image), self.block, self.device)
+            return ForwardMemory(
+                lambda shape: self._forward(plain, self._blank(shape)),
+                len(self.image),
+                self.block,
+                channels_last=self._channels_last,
+            )
 
     def embed(self, plan: TilePlan) -> dict[str, Tensor]:
         """Run the network and return maps (C, *cells) of the volume's own cells, where the network is.
@@ -92,10 +96,24 @@ class VolumePass:
 
     def _cut(self, tile: Tile) -> Tensor:
         """Return a tile (1, C, *sides), continued behind the volume's end."""
-        part = self.image[(slice(None), *map(slice, tile.first, tile.stop))]
-        behind = [b - a - n for a, b, n in zip(tile.first, tile.stop, part.shape[1:], strict=True)]
-        widths = [side for width in reversed(behind) for side in (0, width)]
-        return F.pad(part[None].to(self.device, torch.float32), widths, value=self.padding_value)
+        sides = [stop - first for first, stop in zip(tile.first, tile.stop, strict=True)]
+        cut = self._blank((1, len(self.image), *sides))
+        there = [slice(a, min(b, size)) for a, b, size in zip(tile.first, tile.stop, self.size, strict=True)]
+        part = _part(self.image, there)
+        _part(cut[0], [slice(0, side) for side in part.shape[1:]]).copy_(part)
+        return cut
+
+    @property
+    def _channels_last(self) -> bool:
+        """On a CPU channels come last in memory, which convolutions keep to: they are faster and make no copies."""
+        return self.device.type == "cpu"
+
+    def _blank(self, shape: Sequence[int]) -> Tensor:
+        """Return an image of nothing but padding."""
+        last = torch.channels_last if len(shape) == 4 else torch.channels_last_3d
+        layout = last if self._channels_last else torch.contiguous_format
+        blank = torch.empty(tuple(shape), device=self.device, memory_format=layout)
+        return blank.fill_(self.padding_value)
 
     def _forward(self, network: nn.Module, tile: Tensor) -> Mapping[str, Tensor]:
         with precision(self.device, self.amp):
@@ -120,7 +138,14 @@ class VolumePass:
             slice(own.start - first // stride, own.stop - first // stride)
             for own, first, stride in zip(there, tile.first, strides, strict=True)
         ]
-        core = found[0][(slice(None), *here)]
+        core = _part(found[0], here)
         if not bool(torch.isfinite(core).all()):
             raise InputError(f"{self.case}: embeddings are NaN or infinite; look at the scan and the weights.")
-        maps[name][(slice(None), *there)] = core.to(self.dtype)
+        _part(maps[name], there).copy_(core)
+
+
+def _part(maps: Tensor, spans: Sequence[slice]) -> Tensor:
+    """Return a part of maps (C, ...) along all axes but that of the channels."""
+    for axis, span in enumerate(spans, 1):
+        maps = maps.narrow(axis, span.start, span.stop - span.start)
+    return maps

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
-from math import ceil, inf
+from math import ceil, inf, prod
 from pathlib import Path
 
 import torch
@@ -25,9 +26,13 @@ from monai_ext.inferers._volume_pass import VolumePass
 from monai_ext.inferers.slice_wise import device_of
 from monai_ext.matching import VolumeEmbedding
 
+logger = logging.getLogger(__name__)
+
 VERSION = 1  # of the way from a volume to the network's input; another number makes all embeddings anew
 EXACT = "exact"
 SPACING_TOLERANCE = 0.01
+
+_TILED = "%s: embedded in %d tiles, %.1f times the work of the whole, which memory_mb %d would let through at once"
 
 
 class VolumeEmbedder:
@@ -158,13 +163,16 @@ class VolumeEmbedder:
         if self.memory_mb is None:
             return plan
         memory = work.memory()
-        if memory.bytes_of(work.padded) <= 1e6 * self.memory_mb:
+        enough = memory.bytes_of(work.padded) / 1e6
+        if enough <= self.memory_mb:
             return plan
         least = inf
         for plan in tile_plans(work.padded, work.block, self._halo(work)):
             # a smaller tile may take more, if convolutions go another way
             needed = max(memory.bytes_of(shape) for shape in plan.shapes) / 1e6
             if needed <= self.memory_mb:
+                times = plan.total / prod(work.padded)
+                logger.info(_TILED, work.case, len(plan), times, ceil(enough))
                 return plan
             least = min(least, needed)
         raise InputError(

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from itertools import permutations, product
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from monai_ext.inferers import VolumeEmbedder
 from monai_ext.matching import PointMatcher, VolumeEmbedding
 from tests.inferers.embedding_toys import PoolingToy, Untouched, padded, small_network, waves
 
+ROOT = Path(__file__).parents[2]
 TWO_MM = torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0], dtype=torch.float64))
 
 
@@ -44,7 +46,7 @@ def least_budget(image: Tensor, network: nn.Module) -> int:
 
 @pytest.mark.parametrize(
     ("size", "share"),
-    [((90, 17, 30), 1.2), ((77, 16, 20), 1.0), ((68, 33, 16), 1.0), ((5, 330, 50), 1.1), ((3, 52, 333), 1.1)],
+    [((90, 17, 30), 1.2), ((77, 16, 20), 1.0), ((96, 33, 16), 1.0), ((5, 330, 50), 1.1), ((3, 52, 333), 1.1)],
 )
 def test_tiles_give_the_embeddings_of_the_whole(size: tuple[int, ...], share: float) -> None:
     network, image = Untouched(small_network(semantic_head=True)), torch.rand(1, *size)
@@ -59,12 +61,12 @@ def test_tiles_give_the_embeddings_of_the_whole(size: tuple[int, ...], share: fl
         torch.testing.assert_close(a, b, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("size", [(401, 47), (390, 310), (17, 460)])
-def test_tiles_of_pictures_give_the_embeddings_of_the_whole(size: tuple[int, ...]) -> None:
-    network, image = Untouched(small_network(spatial_dims=2, base_channels=24)), torch.rand(1, *size)
+@pytest.mark.parametrize(("size", "share"), [((401, 47), 1.0), ((300, 297), 1.15), ((17, 460), 1.0)])
+def test_tiles_of_pictures_give_the_embeddings_of_the_whole(size: tuple[int, ...], share: float) -> None:
+    network, image = Untouched(small_network(spatial_dims=2, base_channels=16)), torch.rand(1, *size)
     whole = embedder()(image, network)
-    tiled = embedder(memory_mb=least_budget(image, network))(image, network)
-    assert len(network.seen) > 6
+    tiled = embedder(memory_mb=share * least_budget(image, network))(image, network)
+    assert len(network.seen) > 6  # one whole, two twice to foretell the memory, and tiles
     assert whole.grid.shape == tuple(-(-side // 2) for side in size)
     for a, b in zip(maps_of(tiled), maps_of(whole), strict=True):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=0)
@@ -103,32 +105,32 @@ def test_parts_of_the_network_keep_their_modes() -> None:
 
 
 MEASURED = """
-import json, sys, torch
+import json, torch
 from benchmarks.harness import memory_mb, reset_peak
 from monai_ext.inferers import VolumeEmbedder
 from monai_ext.networks.nets.resnet_fpn import ResNetFPN3d
-budget, amp, threads = json.loads(sys.argv[1])
-torch.set_num_threads(threads)
-network = ResNetFPN3d(base_channels=16, embedding_dim=32)
-image = torch.rand(1, 84, 64, 64)
-VolumeEmbedder(memory_mb=1e5, amp=amp)(image[:, :16], network)
-reset_peak()
-before = memory_mb("VmRSS")
-VolumeEmbedder(memory_mb=budget, amp=amp)(image, network)
-print(memory_mb("VmHWM") - before)
+network, image, grown = ResNetFPN3d(base_channels=16, embedding_dim=32), torch.rand(1, 100, 64, 64), []
+for budget, threads in ((50, 1), (1000, 1), (50, 2)):
+    torch.set_num_threads(threads)
+    VolumeEmbedder(memory_mb=1e5)(image[:, :16], network)
+    reset_peak()
+    before = memory_mb("VmRSS")
+    VolumeEmbedder(memory_mb=budget)(image, network)
+    grown.append(memory_mb("VmHWM") - before)
+print(json.dumps(grown))
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
-@pytest.mark.parametrize(("budget", "amp", "threads"), [(66, False, 1), (66, False, 2), (1000, False, 1)])
-def test_the_memory_stays_in_its_budget_and_fills_it(budget: float, amp: bool, threads: int) -> None:
-    words = [sys.executable, "-W", "ignore", "-c", MEASURED, json.dumps([budget, amp, threads])]
+def test_the_memory_stays_in_its_budget_and_fills_it() -> None:
     # the smallest tensors too are given back when they are freed
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
-    embeddings = 32 * 42 * 32 * 32 * 2 / 1e6
-    whole = 1.05 * 84 * 64 * 64 * 196 / 1e6  # as counted by hand, see `test_forward_memory`
-    assert min(budget, whole) / 2 < float(done.stdout) < min(budget, whole) + embeddings
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "OMP_WAIT_POLICY": "PASSIVE"}
+    words = [sys.executable, "-W", "ignore", "-c", MEASURED]
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    embeddings = 32 * 50 * 32 * 32 * 2 / 1e6
+    whole = 1.05 * 4 * (2 * 16 + 1) * 100 * 64 * 64 / 1e6
+    for grown, budget in zip(json.loads(done.stdout), (50, whole, 50), strict=True):
+        assert budget / 2 < grown < budget + embeddings
 
 
 def test_a_budget_too_small_is_told_the_smallest_that_will_do() -> None:
@@ -142,7 +144,7 @@ def test_a_budget_too_small_is_told_the_smallest_that_will_do() -> None:
 def test_what_cannot_be_cut_exactly_is_refused() -> None:
     image = torch.rand(1, 70, 20, 40)
     with pytest.raises(InputError, match="norm 'instance' takes its statistics from the whole image"):
-        embedder(memory_mb=20)(image, small_network(norm="instance"))
+        embedder(memory_mb=1)(image, small_network(norm="instance"))
     embedder(memory_mb=1000)(image, small_network(norm="instance"))
     bare = nn.Module()
     bare.strides, bare.forward = {"local": (2, 2, 2), "global": (4, 16, 16)}, PoolingToy().forward  # type: ignore[assignment]
@@ -178,19 +180,20 @@ def test_cuts_of_different_size_do_not_drift_as_published_matching_does() -> Non
     offset = torch.tensor([4.0, 16.0, 16.0], dtype=torch.float64)
     moved = TWO_MM.clone()
     moved[:3, 3] = 2 * offset
-    scans, network = [waves((27, 86, 69), moved), waves((47, 115, 101), TWO_MM)], PoolingToy()
-    generator = torch.Generator().manual_seed(1)
-    voxels = 8 + torch.rand(300, 3, generator=generator, dtype=torch.float64) * torch.tensor([12.0, 64.0, 48.0])
+    size = (38, 81, 67)
+    scans, network = [waves(size, moved), waves((47, 109, 93), TWO_MM)], PoolingToy()
+    inset, generator = torch.tensor([6.0, 12.0, 12.0], dtype=torch.float64), torch.Generator().manual_seed(1)
+    voxels = inset + torch.rand(300, 3, generator=generator, dtype=torch.float64) * (torch.tensor(size) - 2 * inset)
     points = voxels @ moved[:3, :3].T + moved[:3, 3]
     volumes = [embedder()(scan, network) for scan in scans]
     ours = PointMatcher(query="cell", refine=False, min_score=-1)(*volumes, points).points - points
     with torch.no_grad():
         published = volumes[1].to_world(published_places(network, scans, voxels)) - points
-    far = voxels[:, 1] > 56
+    far = voxels[:, 1] > size[1] - 24
     assert ours.norm(dim=1).mean() < 2.2  # cells of 4 mm
-    assert published.norm(dim=1).mean() > 2 * ours.norm(dim=1).mean()
+    assert published.norm(dim=1).mean() > 3 * ours.norm(dim=1).mean()
     assert ours[far, 1].mean().abs() < 0.5
-    assert published[far, 1].mean().abs() > 2
+    assert published[far, 1].mean().abs() > 5
 
 
 ORIENTATIONS = list(product(permutations(range(3)), product((False, True), repeat=3)))
