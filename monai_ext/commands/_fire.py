@@ -30,6 +30,8 @@ COMMANDS = {  # name -> module and function of the same name
     "dg_matrix": "dg_matrix",
     "match": "match",
     "track": "track",
+    "register": "register",
+    "apply": "apply",
     "report": "report",
     "export": "export",
     "pack": "pack",
