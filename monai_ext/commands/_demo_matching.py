@@ -71,13 +71,14 @@ class MatchingDemo:
         places = self.places
         errors = _errors(places.scores)
         others = {name: _errors(places.scores / name) for name in self.evaluations}
+        cases = {item["case"]: item for item in read_json(places.data / "pairs.json")["test"]}
         print("  mean error in mm over all points of a pair")
-        for case, error in errors.items():
+        for case in cases:
             beside = "".join(f"   {name.replace('_', ' ')} {other[case]:.2f}" for name, other in others.items())
-            print(f"  {case:14s} {error:.2f}{beside}")
+            print(f"  {case:14s} {errors[case]:.2f}{beside}")
         print(f"  report      {places.report}")
-        for picture in _draw(places, list(errors)):
-            print(f"  picture     {picture}")
+        for case in cases:
+            print(f"  picture     {_draw(places, cases[case])}")
         print(f"  network     {places.models / 'model.ts'}, {places.models / 'model.onnx'}")
         if promised:
             self._compare(errors, others)
@@ -126,19 +127,15 @@ def _errors(folder: Path) -> dict[str, float]:
     return {row["case"]: float(row["error_mm"]) for row in _rows(folder / "cases.csv")}
 
 
-def _draw(places: DemoPlaces, cases: list[str]) -> list[Path]:
-    """Draw what was found in each pair, and return the pictures."""
+def _draw(places: DemoPlaces, pair: Mapping[str, str]) -> Path:
+    """Draw what was found in a pair, and return the picture's path."""
     from monai_ext.report.match_picture import match_picture
 
-    items = {item["case"]: item for item in read_json(places.data / "pairs.json")["test"]}
-    drawn = []
-    for case in cases:
-        fixed, moving = (places.data / items[case][key] for key in ("fixed", "moving"))
-        target = places.run / f"matches_{case}.png"
-        with atomic_write(target) as temporary:
-            match_picture(fixed, moving, _matches(places.scores / "points.csv", case)).save(temporary, format="PNG")
-        drawn.append(target)
-    return drawn
+    target = places.run / f"matches_{pair['case']}.png"
+    fixed, moving = (places.data / pair[key] for key in ("fixed", "moving"))
+    with atomic_write(target) as temporary:
+        match_picture(fixed, moving, _matches(places.scores / "points.csv", pair["case"])).save(temporary)
+    return target
 
 
 def _matches(file: Path, case: str) -> DrawnMatches:

@@ -18,6 +18,8 @@ from monai_ext.demo.followup_pair import FollowupPair, describe_map, make_follow
 from monai_ext.demo.grid import VoxelGrid
 from monai_ext.demo.mni_brain import CLASS_NAMES, LABEL_RULE, BrainMaps, load_brain, source_record
 from monai_ext.demo.output_folder import DemoFolder
+from monai_ext.demo.pair_files import write_pairs
+from monai_ext.demo.point_pairs import points_as_csv
 from monai_ext.demo.preview import Preview
 from monai_ext.demo.sites import SITES, SimulatedSite, simulate_site
 from monai_ext.demo.slabs import SLABS
@@ -30,10 +32,6 @@ RESOLUTIONS = (1, 2, 4)
 _PREVIEW_MM = 18.0
 _FIELD_MM = 192.0  # in-plane field of view of the tiny data
 _SITE_MARGIN = 4  # voxels around the brain
-_CSV_HEADER = (
-    "point,baseline_x_ras_mm,baseline_y_ras_mm,baseline_z_ras_mm,"
-    "followup_x_ras_mm,followup_y_ras_mm,followup_z_ras_mm"
-)  # fmt: skip
 
 
 def write_demo_data(output_dir: str | Path, seed: int = 0, resolution: int = 1) -> dict[str, object]:
@@ -41,7 +39,7 @@ def write_demo_data(output_dir: str | Path, seed: int = 0, resolution: int = 1) 
 
     Args:
         output_dir: a new folder, an empty one, or one that was written by this function.
-        seed: fixes bias fields, noise, the follow-up's map and its points.
+        seed: fixes bias fields, noise, and the maps and points of all pairs.
         resolution: voxel size in mm of the brain, 1, 2 or 4.
 
     Returns:
@@ -114,6 +112,7 @@ def _write_all(output_dir: str | Path, seed: int, brain: BrainMaps, how: dict[st
         bar.update()
         _write_sites(folder, brain, seed, preview, bar)
         _write_followup(folder, make_followup_pair(brain, seed), preview)
+        write_pairs(folder, brain, seed, preview)
         folder.write_png("preview.png", preview.render())
         bar.update()
         record: dict[str, object] = {
@@ -212,6 +211,6 @@ def _write_followup(folder: DemoFolder, pair: FollowupPair, preview: Preview) ->
         folder.write_nifti(f"followup/{time}.nii.gz", image, maps.grid)
         folder.write_nifti(f"followup/{time}_label.nii.gz", maps.label(), maps.grid)
         preview.add(f"followup/{time}", image, maps.grid)
-    rows = [f"{1 + index}," + ",".join(f"{value:.6f}" for value in row) for index, row in enumerate(pair.points)]
-    folder.put_text("followup/points.csv", "\n".join([_CSV_HEADER, *rows]) + "\n")
+    folder.put_text("followup/points.csv", points_as_csv(pair.points))
+    folder.put_text("followup/baseline_points.csv", points_as_csv(pair.points[:, :3], names=[""]))
     folder.write_json("followup/transform.json", describe_map(pair))

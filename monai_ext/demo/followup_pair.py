@@ -7,22 +7,18 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import map_coordinates
 
-from monai_ext.demo.grid import VoxelGrid
 from monai_ext.demo.mni_brain import BrainMaps
+from monai_ext.demo.point_pairs import draw_point_pairs
+from monai_ext.demo.pull_brain import FIELD_OF_VIEW, pull_brain
 from monai_ext.demo.sites import rician
 from monai_ext.demo.smooth_map import Points, SmoothMap, draw_map
 
-POINTS = 200
 NOISE = 0.01
 SCALE = 1000
 
 _LATTICE_MM = 4.0  # a fifth of the narrowest bump
 _SMALLEST_DETERMINANT = 0.3
-_DEPTH_MM = 4.0
-_CORNER = (-96.0, -132.0, -98.0)
-_EXTENT = (192.0, 232.0, 208.0)
 
 
 @dataclass(frozen=True)
@@ -58,12 +54,11 @@ def make_followup_pair(brain: BrainMaps, seed: int) -> FollowupPair:
     """
     rng = np.random.default_rng([seed, 0])
     spacing = np.maximum((1.0, 1.0, 1.2), brain.grid.spacing)
-    box = VoxelGrid((1, 1, 1), _EXTENT, _CORNER)
-    grid = box.coarsen((spacing[0], spacing[1], spacing[2]))
-    mapping, determinants = _without_folds(draw_map(rng), box)
-    followup = _pull(brain, mapping, grid)
+    grid = FIELD_OF_VIEW.coarsen((spacing[0], spacing[1], spacing[2]))
+    mapping, determinants = _without_folds(draw_map(rng))
+    followup = pull_brain(brain, mapping, grid)
     scans = [np.rint(rician(maps.t1, NOISE, rng) * SCALE).astype(np.int16) for maps in (brain, followup)]
-    points = _draw_points(brain, followup, mapping, rng)
+    points = draw_point_pairs(brain, followup, mapping, rng)
     return FollowupPair(brain, followup, (scans[0], scans[1]), mapping, determinants, points)
 
 
@@ -97,67 +92,11 @@ def describe_map(pair: FollowupPair) -> dict[str, object]:
     }
 
 
-def _without_folds(mapping: SmoothMap, box: VoxelGrid) -> tuple[SmoothMap, tuple[float, float]]:
+def _without_folds(mapping: SmoothMap) -> tuple[SmoothMap, tuple[float, float]]:
     """Weaken the warp until its Jacobian determinant is clearly positive, and return its extremes."""
-    lattice = _centres(box.coarsen((_LATTICE_MM,) * 3))
+    lattice = FIELD_OF_VIEW.coarsen((_LATTICE_MM,) * 3).positions()
     while True:
         determinant = mapping.determinant(lattice)
         if determinant.min() >= _SMALLEST_DETERMINANT:
             return mapping, (float(determinant.min()), float(determinant.max()))
         mapping = mapping.scaled(0.75)
-
-
-def _pull(brain: BrainMaps, mapping: SmoothMap, grid: VoxelGrid) -> BrainMaps:
-    """Give each voxel of the grid the baseline's values (linear interpolation) where the map leads."""
-    corner, spacing = np.asarray(brain.grid.corner), np.asarray(brain.grid.spacing)
-    pulled = [np.empty(grid.shape, np.float32) for _ in brain.maps]
-    for index in range(grid.shape[2]):  # slice by slice: coordinates of a whole volume take 200 MB
-        plane = _centres(grid.crop((slice(0, grid.shape[0]), slice(0, grid.shape[1]), slice(index, index + 1))))
-        position = ((mapping(plane) - corner) / spacing - 0.5).T
-        for volume, result in zip(brain.maps, pulled, strict=True):
-            values = map_coordinates(volume, position, order=1, mode="constant")
-            result[:, :, index] = values.reshape(grid.shape[:2])
-    return BrainMaps(grid, *pulled)
-
-
-def _draw_points(brain: BrainMaps, followup: BrainMaps, mapping: SmoothMap, rng: np.random.Generator) -> Points:
-    """Draw points well inside the brain at both times, far apart from each other."""
-    low = np.asarray(followup.grid.corner)
-    high = low + np.asarray(followup.grid.shape) * followup.grid.spacing
-    # three decimals, so that the CSV file holds the very positions that were mapped
-    second = np.round(rng.uniform(low, high, (100 * POINTS, 3)), 3)
-    first = mapping(second)
-    inside = _deep(brain, first) & _deep(followup, second)
-    candidates = np.concatenate([first, second], axis=1)[inside]
-    distance = 12.0
-    while len(chosen := _spread(candidates, distance)) < POINTS:
-        distance *= 0.9
-    return chosen
-
-
-def _deep(maps: BrainMaps, points: Points) -> NDArray[np.bool_]:
-    """Tell which points have brain in all 26 directions at `_DEPTH_MM`."""
-    directions = np.stack(np.meshgrid(*[(-1.0, 0.0, 1.0)] * 3), axis=-1).reshape(27, 3)
-    length = np.sqrt((directions**2).sum(axis=1, keepdims=True))
-    around = points[:, None] + _DEPTH_MM * directions / np.maximum(length, 1)  # (N, 27, 3), the point itself too
-    position = (around.reshape(-1, 3) - maps.grid.corner) / maps.grid.spacing - 0.5
-    share = map_coordinates(maps.brain, position.T, order=0, mode="constant")
-    return (share.reshape(-1, 27) >= 0.5).all(axis=1)
-
-
-def _spread(candidates: Points, distance: float) -> Points:
-    """Take candidates in their order, leaving out what is nearer than ``distance`` mm to one taken before."""
-    free = np.ones(len(candidates), dtype=bool)
-    chosen: list[int] = []
-    while len(chosen) < POINTS and free.any():
-        index = int(np.argmax(free))
-        chosen.append(index)
-        away = candidates[:, 3:] - candidates[index, 3:]
-        free &= (away**2).sum(axis=1) > distance**2
-    return candidates[chosen]
-
-
-def _centres(grid: VoxelGrid) -> Points:
-    """Return the voxel centres (N, 3) in mm, the last axis fastest."""
-    axes = np.meshgrid(*(grid.centres(axis) for axis in range(3)), indexing="ij")
-    return np.stack([axis.ravel() for axis in axes], axis=1)

@@ -46,6 +46,11 @@ class VoxelGrid:
         """Return the shape[axis] positions in mm of the voxel centres."""
         return self.corner[axis] + self.spacing[axis] * (np.arange(self.shape[axis], dtype=np.float64) + 0.5)
 
+    def positions(self) -> NDArray[np.float64]:
+        """Return the centres (N, 3) in mm of all voxels, the last axis fastest."""
+        axes = np.meshgrid(*(self.centres(axis) for axis in range(3)), indexing="ij")
+        return np.stack([axis.ravel() for axis in axes], axis=1)
+
     def crop(self, box: tuple[slice, slice, slice]) -> VoxelGrid:
         """Return the grid of ``volume[box]``; the slices have a start and a stop inside the volume."""
         shape = tuple(part.stop - part.start for part in box)

@@ -97,7 +97,8 @@ class AppliedRegistration:
         values = resample(moving, WorldGrid.of(moving), self.transform, grid, mode, padding_value)
         # all that says where the result lies is the reference's; only the name is the moving image's
         name = {key: moving.meta[key] for key in ("filename_or_obj",) if key in moving.meta}
-        return MetaTensor(values, affine=grid.affine, meta={**reference.meta, **name})
+        place = {key: value for key, value in reference.meta.items() if key != "affine"}
+        return MetaTensor(values, affine=grid.affine, meta={**place, **name})
 
 
 def _checked(points: Tensor, space: str) -> Tensor:

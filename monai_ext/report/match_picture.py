@@ -143,8 +143,9 @@ def _draw_column(
         colour = _colour(error / limit_mm)
         _dot(pen, _pixel(point, centres[0], (left, tops[0])), colour)
         ends = [_pixel(place, centres[1], (left, tops[1])) for place in (found, true)]
+        pen.line(ends, _EDGE, 4)
+        pen.line(ends, colour, 2)
         _dot(pen, ends[0], colour)
-        pen.line(ends, _INK)
 
 
 def _panel_size() -> tuple[int, int]:
@@ -189,4 +190,4 @@ def _legend(pen: ImageDraw.ImageDraw, top: int, limit_mm: float) -> None:
     left, steps = _GAP + 36, 160
     for step in range(steps):
         pen.line([(left + step, top + 3), (left + step, top + 13)], _colour(step / (steps - 1)))
-    pen.text((left + steps + 6, top + 2), f"{limit_mm:g} mm or more; lines lead to the true place", _INK)
+    pen.text((left + steps + 6, top + 2), f"{limit_mm:g} mm or more, in 3-D; lines lead to the true place", _INK)

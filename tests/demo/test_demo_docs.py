@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monai_ext.demo import write_demo_data
+from monai_ext.demo.affine_pairs import PAIRS
 from monai_ext.demo.mni_brain import load_brain
 from monai_ext.demo.sites import SITES
 from monai_ext.demo.slabs import SLABS
@@ -33,6 +34,14 @@ def test_the_table_of_sites_holds_their_numbers() -> None:
         voxel = " x ".join(f"{size:g}" for size in site.spacing)
         numbers = [f"{site.bias:g}", str(site.bias_degree), f"{site.noise:g}", str(site.scale)]
         assert rows(site.name) == [[voxel, *numbers, site.description]]
+
+
+def test_the_table_of_pairs_holds_their_numbers() -> None:
+    for recipe in PAIRS:
+        turn, size = f"{recipe.degrees:g} degrees", f"{recipe.size - 1:+.0%}".replace("%", " %")
+        voxel = " x ".join(f"{size:g}" for size in recipe.spacing)
+        numbers = [f"{recipe.gamma:g}", f"{recipe.noise:g}", str(recipe.scale)]
+        assert rows(recipe.name)[0][:-1] == [turn, size, voxel, *numbers]
 
 
 def test_the_table_of_parts_holds_their_slices_and_voxels() -> None:

@@ -13,6 +13,7 @@ import SimpleITK as sitk  # noqa: N813
 from numpy.typing import NDArray
 from scipy.optimize import root
 
+from monai_ext.data.point_file import read_points
 from monai_ext.demo.dataset import _write_followup
 from monai_ext.demo.followup_pair import make_followup_pair
 from monai_ext.demo.mni_brain import load_brain
@@ -62,6 +63,12 @@ def test_the_csv_names_its_axes_and_has_200_points(folder: Path, points: NDArray
     )
     assert points.shape == (200, 7)
     assert points[:, 0].tolist() == list(range(1, 201))
+
+
+def test_the_points_to_look_for_are_those_of_the_baseline(folder: Path, points: NDArray[np.float64]) -> None:
+    asked = read_points(folder / "baseline_points.csv")
+    assert asked.names == tuple(str(number) for number in range(1, 201))
+    np.testing.assert_array_equal(asked.points.numpy(), points[:, 1:4])
 
 
 def test_each_pair_of_points_obeys_the_written_formula(record: dict, points: NDArray[np.float64]) -> None:

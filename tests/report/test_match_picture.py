@@ -69,9 +69,10 @@ def test_the_patients_right_is_on_the_left_and_the_front_above(tmp_path: Path) -
 def test_a_line_leads_from_where_a_point_was_found_to_its_true_place(tmp_path: Path) -> None:
     found = LEVEL + np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, -20.0, 0.0]])
     _, lower = draw(tmp_path, LEVEL, found)
-    ((row, column),) = centres(lower, FAR).round().astype(int)
-    line = lower[row - 18 : row - 6, column - 1 : column + 2]  # 20 mm are 30 pixels, the ball ends 10 before them
-    assert (line.max(axis=1) > 200).all()
+    row, column = max(centres(lower, FAR).round().astype(int).tolist())  # the dot; its line goes up from it
+    line = (lower[row - 30 : row - 5, column - 2 : column + 3] == FAR).all(axis=-1)  # 20 mm are 30 pixels
+    assert line.any(axis=1).all()
+    assert not (lower[: row - 33] == FAR).all(axis=-1).any()
 
 
 def test_the_file_stays_small_even_of_noise(tmp_path: Path) -> None:
