@@ -24,7 +24,7 @@ def random_masks() -> list[tuple[NDArray[np.bool_], float]]:
 
 
 def test_it_is_the_function_of_segment_anything() -> None:
-    pytest.importorskip("cv2")
+    pytest.importorskip("cv2", reason="pip install opencv-python-headless")
     from segment_anything.utils.amg import remove_small_regions
 
     changes = 0

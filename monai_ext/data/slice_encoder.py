@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +13,7 @@ from monai_ext.data.embedding_network import EmbeddingNetwork
 from monai_ext.data.slices import context_indices
 from monai_ext.distributed import unwrap
 from monai_ext.errors import InputError
+from monai_ext.evaluating import evaluating
 from monai_ext.extras import check_flags
 
 
@@ -96,25 +96,13 @@ class SliceEncoder:
         """
         near = [context_indices(index, len(stack), self.slice_context) for index in indices]
         batch = stack[torch.tensor(near, device=stack.device)].flatten(1, 2).to(self.device, torch.float32)
-        with _evaluating(self.network), _precision(batch.device, self.amp):
+        with evaluating(self.network), _precision(batch.device, self.amp):
             features = self._embeds.embed(batch).features
         shapes = self.shapes
         expected = (len(near), sum(shape[0] for shape in shapes.values()), *next(iter(shapes.values()))[1:])
         if tuple(features.shape) != expected:
             raise ValueError(f"embeddings of {shapes} must be {expected}, got {tuple(features.shape)}.")
         return features
-
-
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    """Leave each part in its own mode: some networks keep theirs in evaluation mode while the rest is trained."""
-    modes = {part: part.training for part in network.modules()}
-    network.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes.items():
-            part.training = training
 
 
 def _precision(device: torch.device, amp: bool) -> torch.autocast:

@@ -14,10 +14,10 @@ from monai_ext.matching._refine import refine
 from monai_ext.matching._search import best_cells, describe, scores_at
 from monai_ext.matching.matched_points import MatchedPoints
 from monai_ext.matching.volume_embedding import VolumeEmbedding
+from monai_ext.spaces import to_space
 
 MODES = ("nn", "mutual", "fixed_point")
 QUERIES = ("interp", "cell")
-SPACES = ("RAS", "LPS")
 
 
 class _Match(NamedTuple):
@@ -108,7 +108,7 @@ class PointMatcher:
             InputError: points of another form, not finite, or in an unknown space.
             ValueError: the embeddings are of different networks.
         """
-        world = _to_ras(_checked(points, len(fixed.size)), space).to(fixed.device)
+        world = to_space(_checked(points, len(fixed.size)), space).to(fixed.device)
         _check_pair(fixed, moving)
         match = self._match(fixed, moving, world)
         anchors = torch.zeros(len(world), dtype=torch.long, device=fixed.device)
@@ -125,7 +125,7 @@ class PointMatcher:
             text = f"{int(anchors[index])} anchors, not {MIN_ANCHORS} in all directions: nearest match instead"
             reasons[index] = f"{reasons[index]}; {text}" if reasons[index] else text
         return MatchedPoints(
-            points=_to_ras(match.world.cpu(), space),
+            points=to_space(match.world.cpu(), space),
             score=match.score.cpu(),
             local_score=match.local_score.cpu(),
             global_score=match.global_score.cpu(),
@@ -198,15 +198,6 @@ def _checked(points: Tensor, axes: int) -> Tensor:
         row = int((~points.isfinite().all(dim=1)).nonzero()[0, 0])
         raise InputError(f"points must be finite, got {points[row].tolist()} in row {row}.")
     return points
-
-
-def _to_ras(points: Tensor, space: str) -> Tensor:
-    """Turn mm of a space into RAS, or RAS into the space: LPS points the first two axes the other way."""
-    if space not in SPACES:
-        raise InputError(f"space must be one of {', '.join(SPACES)}, got {space!r}.")
-    if space == "RAS":
-        return points
-    return points * points.new_tensor([-1.0, -1.0, 1.0][: points.shape[1]])
 
 
 def _check_pair(fixed: VolumeEmbedding, moving: VolumeEmbedding) -> None:

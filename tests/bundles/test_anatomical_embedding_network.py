@@ -173,7 +173,7 @@ def test_a_published_file_of_another_width_is_refused(tmp_path: Path) -> None:
 
 
 def test_without_a_whole_network_the_encoder_starts_from_a_flat_one(tmp_path: Path) -> None:
-    resnet = pytest.importorskip("torchvision").models.resnet18(weights=None)
+    resnet = pytest.importorskip("torchvision", reason="pip install torchvision").models.resnet18(weights=None)
     torch.save(resnet.state_dict(), tmp_path / "resnet18.pth")
     network = AnatomicalEmbeddingNet(pretrained_2d=tmp_path / "resnet18.pth")
     network.load_pretrained(None)

@@ -40,7 +40,7 @@ def published(prediction: np.ndarray, label: np.ndarray, border: int, area: int)
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_it_takes_the_published_steps(axis: int) -> None:
-    pytest.importorskip("cv2")
+    pytest.importorskip("cv2", reason="pip install opencv-python-headless")
     prediction, label = slice_stack((128, 128, 9))
     expected = published(prediction, label, border=25, area=250)  # 50 of 256 and 1000 of 65536, at 128
     turned = [np.moveaxis(volume, 3, axis + 1) for volume in (prediction, label)]
