@@ -44,8 +44,35 @@ class DrawnMatches:
         return np.sqrt(((self.found - self.truth) ** 2).sum(axis=1))
 
 
+@dataclass(frozen=True)
+class DrawnScan:
+    """A volume to draw into.
+
+    Args:
+        voxels: (X, Y, Z), axes in any order and direction.
+        affine: (4, 4), from voxels to RAS mm.
+    """
+
+    voxels: np.ndarray
+    affine: np.ndarray
+
+    @classmethod
+    def read(cls, path: Path) -> DrawnScan:
+        """Read a NIfTI volume."""
+        import nibabel as nib
+        import numpy as np
+
+        image = nib.load(path)
+        return cls(np.asarray(image.dataobj, dtype=np.float32), image.affine)  # type: ignore[attr-defined]
+
+
 def match_picture(
-    fixed: Path, moving: Path, matches: DrawnMatches, slices: int = 3, slab_mm: float = 12.0, limit_mm: float = 10.0
+    fixed: Path | DrawnScan,
+    moving: Path | DrawnScan,
+    matches: DrawnMatches,
+    slices: int = 3,
+    slab_mm: float = 12.0,
+    limit_mm: float = 10.0,
 ) -> Image.Image:
     """Draw axial slices of the fixed scan above, and below the places of the moving scan that show the same.
 
@@ -54,8 +81,8 @@ def match_picture(
     leads to where it should be. The patient's right is on the left.
 
     Args:
-        fixed: NIfTI volume that the points were given in.
-        moving: NIfTI volume that they were found in.
+        fixed: NIfTI volume that the points were given in, or its voxels.
+        moving: the volume that they were found in, alike.
         matches: the points.
         slices: how many slices, at heights that divide the points evenly.
         slab_mm: points are drawn into a slice that are nearer to it than half of this.
@@ -73,7 +100,8 @@ def match_picture(
     _check(matches)
     width, height = _panel_size()
     sheet = Image.new("RGB", (slices * (width + _GAP) + _GAP, 2 * (height + _BAR) + _BAR + 2 * _GAP), _PAPER)
-    scans = _Volume(fixed), _Volume(moving)
+    read = [scan if isinstance(scan, DrawnScan) else DrawnScan.read(scan) for scan in (fixed, moving)]
+    scans = _Volume(read[0]), _Volume(read[1])
     levels = np.quantile(matches.points[:, 2], (np.arange(slices) + 0.5) / slices).tolist()
     for column, level in enumerate(levels):
         shown = np.abs(matches.points[:, 2] - level) <= slab_mm / 2
@@ -83,15 +111,13 @@ def match_picture(
 
 
 class _Volume:
-    """A NIfTI volume that can be cut along nearly axial planes."""
+    """A volume that can be cut along nearly axial planes."""
 
-    def __init__(self, path: Path) -> None:
-        import nibabel as nib
+    def __init__(self, scan: DrawnScan) -> None:
         import numpy as np
 
-        image = nib.load(path)
-        self.voxels = np.asarray(image.dataobj, dtype=np.float32)  # type: ignore[attr-defined]
-        self.to_voxels = np.linalg.inv(image.affine)  # type: ignore[attr-defined]
+        self.voxels = scan.voxels
+        self.to_voxels = np.linalg.inv(scan.affine)
         low, high = np.percentile(self.voxels[:: 1 + max(self.voxels.shape) // 128], (0.5, 99.5))
         self.window = float(low), float(max(high, low + 1e-6))
 

@@ -78,6 +78,8 @@ def test_training_records_its_loss_and_keeps_the_epoch_of_smallest_error(trained
     errors = [epoch["val_match_error_mm"] for epoch in epochs]
     best = read_json(trained / "eval" / "run.json")["best"]
     assert (best["metric"], best["value"]) == ("match_error_mm", min(errors))
+    drawn = sorted(path.name for path in (trained / "eval" / "overlays").iterdir())
+    assert drawn == ["epoch_0001.png", "epoch_0002.png"]
 
 
 def test_evaluation_scores_every_point_of_every_pair(trained: Path) -> None:
