@@ -14,6 +14,7 @@ import pytest
 from tests.bundles.profiles import PROFILES, Profile
 from tests.bundles.runs import environment, train_and_evaluate
 from tests.bundles.warm_python import WarmPython
+from tests.bundles.wheel import wheel_folder as wheel_folder
 
 
 @pytest.fixture(scope="module", params=PROFILES.values(), ids=PROFILES)

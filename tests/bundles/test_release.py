@@ -13,22 +13,10 @@ import pytest
 from monai.bundle import ConfigWorkflow
 
 from monai_ext.commands._fire import main
-from tests.bundles.profiles import ALL_PROFILES, ROOT, Profile
-from tests.bundles.runs import call, options, type_command
+from tests.bundles.profiles import ALL_PROFILES, ANATOMICAL_EMBEDDING, ROOT, Profile
+from tests.bundles.runs import call, options, rows_of, type_command
+from tests.bundles.wheel import without_networks
 
-# what is installed for development does not exist for a process that finds this first
-ONLY_THE_WHEEL = f"""
-import sys
-from importlib.machinery import PathFinder
-class Finder:
-    def find_spec(name, path=None, target=None):
-        if name in {("monai_ext", *ALL_PROFILES)}:
-            spec = PathFinder.find_spec(name, [p for p in sys.path if not p.endswith("site-packages")])
-            if spec is None:
-                raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-            return spec
-sys.meta_path.insert(0, Finder)
-"""
 EDITED = "\nimport monai_ext\nprint('network from', __file__)\nprint('package from', monai_ext.__file__)\n"
 
 
@@ -39,24 +27,6 @@ def copy(profile: Profile, trained: Path, tmp_path_factory: pytest.TempPathFacto
     shutil.copytree(profile.folder, folder, ignore=shutil.ignore_patterns("__pycache__", "eval", "models"))
     (folder / "models").mkdir()
     shutil.copy(trained / "models" / "model.pt", folder / "models")
-    return folder
-
-
-@pytest.fixture(scope="session")
-def wheel_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty folder into which the wheel was installed."""
-    source, folder = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("installed")
-    for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE"):
-        shutil.copy(ROOT / name, source)
-    for name in ("monai_ext", "bundles"):
-        junk = shutil.ignore_patterns("__pycache__", "eval", "models", "*.egg-info")
-        shutil.copytree(ROOT / name, source / name, ignore=junk)
-    pip = ["-m", "pip", "--quiet", "--disable-pip-version-check"]
-    built = call([*pip, "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", "dist", "."], source)
-    assert built.returncode == 0, built.stderr[-2000:]
-    wheel = next((source / "dist").glob("monai_ext-*.whl"))
-    installed = call([*pip, "install", "--no-deps", "--no-index", "--target", str(folder), str(wheel)], source)
-    assert installed.returncode == 0, installed.stderr[-2000:]
     return folder
 
 
@@ -80,9 +50,7 @@ def test_the_wheel_has_every_file_of_the_network(name: str, wheel_folder: Path) 
 def test_a_downloaded_release_runs_its_own_network_with_the_wheel_of_the_package_alone(
     profile: Profile, copy: Path, wheel_folder: Path, data: Path, scan: Path, tmp_path: Path
 ) -> None:
-    alone = tmp_path / "alone"
-    shutil.copytree(wheel_folder, alone, ignore=shutil.ignore_patterns(*ALL_PROFILES))
-    (alone / "sitecustomize.py").write_text(ONLY_THE_WHEEL, encoding="utf-8")
+    alone = without_networks(wheel_folder, tmp_path / "alone")
     assert main(["pack", str(copy), "--output_dir", "dist"]) == 0
     release = next(Path("dist").glob("*.zip")).resolve().as_uri()
     type_command("download", *options(name=profile.name, url=release, bundle_dir=tmp_path / "empty"))
@@ -122,3 +90,26 @@ def test_two_bundles_in_one_process_keep_apart(
     assert built == ["other_method.network", f"{profile.name}.network"] * 2
     sys.modules.pop("other_method.network")
     sys.modules.pop("other_method")
+
+
+def test_a_downloaded_release_trains_and_matches_without_labels(
+    wheel_folder: Path, brain: Path, tmp_path: Path
+) -> None:
+    profile = ANATOMICAL_EMBEDDING
+    alone = without_networks(wheel_folder, tmp_path / "alone")
+    assert main(["pack", str(profile.folder), "--output_dir", "dist"]) == 0
+    release = next(Path("dist").glob("*.zip")).resolve().as_uri()
+    type_command("download", *options(name=profile.name, url=release, bundle_dir=tmp_path / "empty"))
+    folder = tmp_path / "empty" / profile.name
+    with open(folder / profile.name / "network.py", "a", encoding="utf-8") as file:
+        file.write(EDITED)
+
+    runs = (("training", "train", "scans", profile.tiny), ("inferring", "inference", "pairs", profile.inference_knobs))
+    for run_id, config, listed, knobs in runs:
+        words = ["-m", "monai.bundle", "run", run_id, "--config_file", f"configs/{config}.json"]
+        words += options(**knobs, dataset_dir=brain / f"{listed}.json")
+        result = call(words, folder, PYTHONPATH=str(alone))
+        assert result.returncode == 0, result.stderr[-2000:]
+        assert f"network from {folder / profile.name / 'network.py'}" in result.stdout
+        assert f"package from {alone / 'monai_ext' / '__init__.py'}" in result.stdout
+    assert len(rows_of(folder / "eval" / "matches" / "followup.csv")) == 200
