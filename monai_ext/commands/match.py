@@ -50,7 +50,8 @@ def match(
     Args:
         fixed: scan in which the points are.
         moving: scan in which to look for them.
-        points: .csv (point, x_ras_mm, y_ras_mm, z_ras_mm; or lps), or 3D Slicer's .fcsv or .mrk.json.
+        points: .csv (point, x_ras_mm, y_ras_mm, z_ras_mm; or lps; a table of both scans gives its fixed_ or baseline_
+            columns), or 3D Slicer's .fcsv or .mrk.json.
         output: the file to write: .csv, .fcsv or .mrk.json.
         pairs: CSV file of many pairs, instead of these four.
         report: HTML page to write, with both scans side by side at each point.
@@ -118,14 +119,14 @@ class _Run:
 
     def __call__(self, matching: BundleMatching, pair: ScanPair) -> str:
         """Write the results of a pair and return a line about them."""
-        from monai_ext.data.point_file import read_points
+        from monai_ext.data.pair_prefixes import read_fixed_points
         from monai_ext.files import atomic_write
         from monai_ext.followup.lesion_list import require_volume
         from monai_ext.followup.match_page import match_page
         from monai_ext.followup.match_table import write_matches
 
         start = time.perf_counter()
-        points = require_volume(read_points(pair.points, self.space))
+        points = require_volume(read_fixed_points(pair.points, self.space))
         matched = matching.match(pair.fixed, pair.moving, points.points)
         if pair.report is not None:  # first: where the output is, all is
             scans = (pair.fixed, pair.moving)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,11 @@ import torch
 from monai.data import Dataset
 from torch import Tensor
 
+from monai_ext.data.pair_prefixes import pair_prefixes
 from monai_ext.data.point_file import read_point_pairs, read_points
 from monai_ext.data.point_list import PointList
 from monai_ext.errors import InputError, find_input_error
 
-PREFIXES = (("fixed", "moving"), ("baseline", "followup"))
 CORNERS = ("box_low", "box_high")
 
 
@@ -72,19 +71,12 @@ class ScanPairDataset(Dataset):
 
 def _points_of(item: dict[str, Any], space: str | None) -> dict[str, Any]:
     path = Path(item["points"])
-    prefixes = next((pair for pair in PREFIXES if _has_columns(path, pair[0])), None)
+    prefixes = pair_prefixes(path)
     if prefixes is not None:
         fixed, moving = read_point_pairs(path, *prefixes, space=space)
         return _entries(fixed, moving)
     fixed = read_points(path, space)
     return _entries(fixed, _in_order(read_points(item["truth"], space), fixed) if item.get("truth") else None)
-
-
-def _has_columns(path: Path, prefix: str) -> bool:
-    if path.suffix.lower() != ".csv" or not path.is_file():
-        return False
-    with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
-        return any(name.strip().startswith(f"{prefix}_x") for name in next(csv.reader(file), []))
 
 
 def _in_order(points: PointList, wanted: PointList) -> PointList:

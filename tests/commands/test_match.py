@@ -89,6 +89,12 @@ def test_points_of_3d_slicer_go_in(bundle: Path, pair: Path) -> None:
     np.testing.assert_allclose(moving.points, world(MOVING, places(4)), atol=2e-3)
 
 
+def test_what_was_written_can_be_matched_again(bundle: Path, pair: Path) -> None:
+    assert run(bundle, pair) == 0
+    assert run(bundle, pair, points="out.csv", output="again.csv") == 0
+    assert (pair / "again.csv").read_bytes() == (pair / "out.csv").read_bytes()
+
+
 def test_what_is_not_accepted_says_why(bundle: Path, pair: Path) -> None:
     assert run(bundle, pair, "--min_score", "1.5") == 0
     assert {(row["accepted"], row["reason"]) for row in rows_of(pair / "out.csv")} == {("0", "score 1.00 below 1.5")}
