@@ -28,6 +28,7 @@ COMMANDS = {  # name -> module and function of the same name
     "convert": "convert",
     "embed": "embed",
     "dg_matrix": "dg_matrix",
+    "compare_experts": "compare_experts",
     "match": "match",
     "track": "track",
     "register": "register",
@@ -35,6 +36,8 @@ COMMANDS = {  # name -> module and function of the same name
     "report": "report",
     "export": "export",
     "pack": "pack",
+    "release": "release",
+    "fetch": "fetch",
 }
 INTERRUPTED, CLOSED_PIPE, WRONG_USAGE = 130, 141, 2
 

@@ -6,8 +6,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from monai_ext.commands._bundle import find_bundle, read_json, read_metadata
-from monai_ext.errors import InputError
+from monai_ext.commands._bundle import all_bundles, find_bundle, read_json, read_metadata
 
 
 def pack(name: str, output_dir: str = "dist", with_models: bool = False, url: str | None = None) -> None:
@@ -20,35 +19,33 @@ def pack(name: str, output_dir: str = "dist", with_models: bool = False, url: st
     Args:
         name: bundle, by name or path.
         output_dir: folder to write to.
-        with_models: include models/ (without what large_files.yml names and without the resume checkpoint).
+        with_models: include models/ (without what large_files.yml names and without the resume checkpoint), and beside
+            each file of weights what it is made of, under which licences.
         url: folder that the zip will be published in, for model_info.json. Default: the zip where it lies now.
 
     Example:
         python -m monai_ext pack sam2_unet --output_dir dist
     """
-    from monai_ext.files import atomic_write, sha256_of, write_json
-    from monai_ext.shipping.release import check_release, check_schema, sha1_of, write_zip
+    from monai_ext.files import write_json
+    from monai_ext.shipping.licences import BundleLicences
+    from monai_ext.shipping.packed_bundle import PackedBundle
+    from monai_ext.shipping.published_weights import PublishedWeights
+    from monai_ext.shipping.release import check_release, check_schema
 
     bundle = find_bundle(name)
     metadata = read_metadata(bundle)
-    version = check_release(bundle, metadata)
+    version = check_release(bundle, metadata, with_models)
     schema = check_schema(bundle, metadata)
-    target = Path(output_dir) / f"{bundle.name}_v{version}.zip"
-    if with_models and not (bundle / "models" / "model.pt").is_file():
-        raise InputError(f"{bundle / 'models' / 'model.pt'}: is missing; train first, or leave --with_models out.")
+    licences = BundleLicences.of(bundle, version, PublishedWeights.of([*all_bundles(), bundle]), with_models)
 
-    files = write_zip(bundle, bundle.name, target, with_models)
-    digest = sha256_of(target)
-    with atomic_write(target.with_name(target.name + ".sha256")) as temporary:
-        temporary.write_text(f"{digest}  {target.name}\n", encoding="utf-8")
-    info = target.parent / "model_info.json"
-    entries = read_json(info) if info.is_file() else {}
-    source = f"{url.rstrip('/')}/{target.name}" if url else target.resolve().as_uri()
-    entries[target.stem] = {"checksum": sha1_of(target), "source": source}
-    write_json(info, dict(sorted(entries.items())))
+    packed = PackedBundle.write(bundle, version, Path(output_dir), with_models, licences.sidecars)
+    info = packed.path.parent / "model_info.json"
+    entry = packed.model_info(url or packed.path.resolve().parent.as_uri())
+    write_json(info, dict(sorted({**(read_json(info) if info.is_file() else {}), **entry}.items())))
 
+    told = entry[packed.path.stem]
     print(f"metadata: {'valid by ' + schema if schema else 'complete; schema not checked, no copy of it here'}")
-    print(f"wrote {target} ({len(files)} files, {target.stat().st_size / 1e6:.2f} MB)")
-    print(f"sha256 {digest}")
-    print(f"model_info.json: {json.dumps(entries[target.stem])}")
-    print(f"try it: python -m monai.bundle download --name {bundle.name} --url {source} --bundle_dir DIR")
+    print(f"wrote {packed.path} ({len(packed.files)} files, {packed.path.stat().st_size / 1e6:.2f} MB)")
+    print(f"sha256 {packed.sha256}")
+    print(f"model_info.json: {json.dumps(told)}")
+    print(f"try it: python -m monai.bundle download --name {bundle.name} --url {told['source']} --bundle_dir DIR")

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,13 @@ LEFT_OUT = ("eval", "models", "__pycache__")
 EARLIEST = (1980, 1, 1, 0, 0, 0)  # a zip cannot say less; a real time would change the bytes
 
 
-def check_release(bundle: Path, metadata: dict[str, Any]) -> str:
+def check_release(bundle: Path, metadata: dict[str, Any], with_models: bool = False) -> str:
     """Check what must hold of any released bundle; return its version.
+
+    Args:
+        bundle: the bundle's folder.
+        metadata: what its ``configs/metadata.json`` holds.
+        with_models: whether its weights are released, too.
 
     Raises:
         InputError: a file or an entry is missing, or the version is not a key of the changelog, or it has a part
@@ -56,6 +61,9 @@ def check_release(bundle: Path, metadata: dict[str, Any]) -> str:
         )
     if version not in metadata["changelog"]:
         raise InputError(f"{path}: changelog has no entry {version!r}; say there what this version changes.")
+    model = bundle / "models" / "model.pt"
+    if with_models and not model.is_file():
+        raise InputError(f"{model}: is missing; train first, or leave --with_models out.")
     return version
 
 
@@ -82,7 +90,27 @@ def check_schema(bundle: Path, metadata: dict[str, Any]) -> str | None:
     return str(schema)
 
 
-def write_zip(bundle: Path, name: str, path: Path, with_models: bool = False) -> list[str]:
+def released_files(bundle: Path, with_models: bool = False) -> Iterator[str]:
+    """Yield the files of a bundle that a release has, by their paths in it, in no order.
+
+    Args:
+        bundle: the bundle's folder.
+        with_models: include ``models/``, without those files that ``large_files.yml`` says where to fetch.
+    """
+    fetched = _fetched_files(bundle)
+    for file in bundle.rglob("*"):
+        relative = file.relative_to(bundle)
+        hidden = any(part.startswith(".") or part == "__pycache__" for part in relative.parts)
+        if not file.is_file() or hidden or file.suffix == ".pyc" or relative.as_posix() in fetched:
+            continue
+        as_model = with_models and relative.parts[0] == "models" and _is_released_model(relative)
+        if as_model or relative.parts[0] not in LEFT_OUT:
+            yield relative.as_posix()
+
+
+def write_zip(
+    bundle: Path, name: str, path: Path, with_models: bool = False, added: Mapping[str, bytes] | None = None
+) -> list[str]:
     """Write the files of a bundle, under a folder ``name``, and return their paths in the zip.
 
     The bytes depend on the files' names and contents only: sorted, one fixed time, fixed permissions, stored and
@@ -93,17 +121,19 @@ def write_zip(bundle: Path, name: str, path: Path, with_models: bool = False) ->
         name: the top folder in the zip, by which MONAI finds the bundle after unpacking.
         path: zip file to write.
         with_models: include ``models/``, without those files that ``large_files.yml`` says where to fetch.
+        added: further files, by their paths in the bundle, in the place of what the bundle has under these names.
     """
-    files = sorted(_released_files(bundle, with_models))
+    added = {} if added is None else added
+    files = sorted({*released_files(bundle, with_models), *added})
     with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         for file in files:
             entry = zipfile.ZipInfo(f"{name}/{file}", date_time=EARLIEST)
             entry.create_system = 3  # Unix, wherever it is made
             entry.external_attr = 0o100644 << 16
-            entry.file_size = (bundle / file).stat().st_size  # lets zipfile choose the format for weights beyond 2 GB
-            with archive.open(entry, "w") as target, open(bundle / file, "rb") as source:
-                while piece := source.read(1 << 20):
-                    target.write(piece)
+            if file in added:
+                archive.writestr(entry, added[file])
+            else:
+                _copy(bundle / file, archive, entry)
     return [f"{name}/{file}" for file in files]
 
 
@@ -116,16 +146,11 @@ def sha1_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _released_files(bundle: Path, with_models: bool) -> Iterator[str]:
-    fetched = _fetched_files(bundle)
-    for file in bundle.rglob("*"):
-        relative = file.relative_to(bundle)
-        hidden = any(part.startswith(".") or part == "__pycache__" for part in relative.parts)
-        if not file.is_file() or hidden or file.suffix == ".pyc" or relative.as_posix() in fetched:
-            continue
-        as_model = with_models and relative.parts[0] == "models" and _is_released_model(relative)
-        if as_model or relative.parts[0] not in LEFT_OUT:
-            yield relative.as_posix()
+def _copy(file: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
+    entry.file_size = file.stat().st_size  # lets zipfile choose the format for weights beyond 2 GB
+    with archive.open(entry, "w") as target, open(file, "rb") as source:
+        while piece := source.read(1 << 20):
+            target.write(piece)
 
 
 def _is_released_model(relative: Path) -> bool:

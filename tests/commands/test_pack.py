@@ -59,7 +59,7 @@ def test_the_zip_holds_what_is_released_and_nothing_else(toy: Path, tmp_path: Pa
         assert set(archive.namelist()) == ALWAYS
     main(["pack", str(toy), "--output_dir", str(tmp_path), "--with_models"])
     with zipfile.ZipFile(tmp_path / "toy_v0.1.0.zip") as archive:
-        assert set(archive.namelist()) == ALWAYS | {"toy/models/model.pt"}
+        assert set(archive.namelist()) == ALWAYS | {"toy/models/model.pt", "toy/models/model.pt.licences.json"}
 
 
 def test_hashes_beside_the_zip_are_right(toy: Path, tmp_path: Path) -> None:
