@@ -16,6 +16,7 @@ from monai_ext.distributed import unwrap
 from monai_ext.errors import InputError
 from monai_ext.evaluating import evaluating
 from monai_ext.inferers._forward_memory import ForwardMemory
+from monai_ext.inferers._release_memory import release_memory
 from monai_ext.inferers._tiles import Tile, TilePlan, whole_blocks
 from monai_ext.inferers.slice_wise import precision
 
@@ -85,6 +86,8 @@ class VolumePass:
         hidden = len(plan) == 1 or not sys.stderr.isatty()
         with evaluating(self.network):
             for tile in tqdm(plan, desc=f"embedding {self.case}", unit="tile", disable=hidden):
+                if self.device.type == "cpu" and len(plan) > 1:
+                    release_memory()
                 self._embed_tile(maps, tile)
         return maps
 
