@@ -14,7 +14,7 @@ from monai_ext.demo.mni_brain import BrainMaps
 from monai_ext.demo.point_pairs import draw_point_pairs
 from monai_ext.demo.pull_brain import FIELD_OF_VIEW, pull_brain
 from monai_ext.demo.sites import rician
-from monai_ext.demo.smooth_map import Points, SmoothMap
+from monai_ext.smooth_map import Points, SmoothMap
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from monai_ext.demo.draw_map import draw_map
 from monai_ext.demo.mni_brain import BrainMaps
 from monai_ext.demo.point_pairs import draw_point_pairs
 from monai_ext.demo.pull_brain import FIELD_OF_VIEW, pull_brain
 from monai_ext.demo.sites import rician
-from monai_ext.demo.smooth_map import Points, SmoothMap, draw_map
+from monai_ext.smooth_map import Points, SmoothMap
 
 NOISE = 0.01
 SCALE = 1000
@@ -93,10 +94,8 @@ def describe_map(pair: FollowupPair) -> dict[str, object]:
 
 
 def _without_folds(mapping: SmoothMap) -> tuple[SmoothMap, tuple[float, float]]:
-    """Weaken the warp until its Jacobian determinant is clearly positive, and return its extremes."""
+    """Return the map without folds, and the extremes of its Jacobian determinant."""
     lattice = FIELD_OF_VIEW.coarsen((_LATTICE_MM,) * 3).positions()
-    while True:
-        determinant = mapping.determinant(lattice)
-        if determinant.min() >= _SMALLEST_DETERMINANT:
-            return mapping, (float(determinant.min()), float(determinant.max()))
-        mapping = mapping.scaled(0.75)
+    mapping = mapping.unfolded(lattice, _SMALLEST_DETERMINANT)
+    determinant = mapping.determinant(lattice)
+    return mapping, (float(determinant.min()), float(determinant.max()))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
 from monai_ext.demo.mni_brain import BrainMaps
-from monai_ext.demo.smooth_map import Points, SmoothMap
+from monai_ext.smooth_map import Points, SmoothMap
 
 POINTS = 200
 

@@ -8,7 +8,7 @@ from scipy.ndimage import map_coordinates
 
 from monai_ext.demo.grid import VoxelGrid
 from monai_ext.demo.mni_brain import BrainMaps
-from monai_ext.demo.smooth_map import SmoothMap
+from monai_ext.smooth_map import SmoothMap
 
 # one voxel as large as all that is scanned, wide enough for a head that was turned
 FIELD_OF_VIEW = VoxelGrid((1, 1, 1), spacing=(192.0, 232.0, 208.0), corner=(-96.0, -132.0, -98.0))

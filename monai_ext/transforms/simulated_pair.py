@@ -5,21 +5,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Hashable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from monai.data import MetaTensor
 from monai.transforms import Transform
-from numpy.typing import NDArray
 from torch import Tensor
 
 from monai_ext.errors import InputError
+from monai_ext.transforms._simulated import Array, affine_of, altered, check_gamma, draw_places, moved_by, pulled
 from monai_ext.transforms.prepare_label import name_of
-
-Array = NDArray[np.float64]
-MARGIN = 1.0  # voxels between a point and the end of either scan
 
 
 class SimulatedPaird(Transform):
@@ -75,13 +71,11 @@ class SimulatedPaird(Transform):
             raise ValueError(f"{', '.join(wrong)} must be at least 0, got {', '.join(map(str, wrong.values()))}.")
         if not 0 <= max_scale < 1:
             raise ValueError(f"max_scale must be in [0, 1), got {max_scale}.")
-        if not 0 < gamma[0] <= gamma[1]:
-            raise ValueError(f"gamma must be two positive, rising numbers, got {tuple(gamma)}.")
         self.points = points
         self.max_degrees = max_degrees
         self.max_scale = max_scale
         self.max_shift_mm = max_shift_mm
-        self.gamma = (gamma[0], gamma[1])
+        self.gamma = check_gamma(gamma)
         self.noise = noise
         self.body_threshold = body_threshold
         self.seed = seed
@@ -96,20 +90,19 @@ class SimulatedPaird(Transform):
         if scan.ndim != 4:
             raise InputError(f"{name_of(scan)}: pairs are simulated of volumes (C, D, H, W), got {tuple(scan.shape)}.")
         draw = np.random.default_rng([self.seed, _number(str(result.get(self.case_key, name_of(scan))))])
-        world = _affine_of(scan)
+        world = affine_of(scan)
         shape = np.asarray(scan.shape[1:])
         centre = (world @ [*(shape - 1) / 2, 1.0])[:3]
         shift = min(self.max_shift_mm, float((np.linalg.norm(world[:3, :3], axis=0) * shape).min()) / 4)
         moved = self._movement(draw, centre, shift)  # fixed RAS mm -> moving RAS mm
-        voxels: Array = np.linalg.solve(world, moved @ world).astype(
-            np.float64
-        )  # fixed voxels -> moving voxels, both on one grid
-        first = self._draw_points(draw, scan, voxels)
-        copy = self._altered(draw, _pull(scan, np.linalg.inv(voxels).astype(np.float64)))
+        voxels = np.linalg.solve(world, moved @ world)  # fixed voxels -> moving voxels, both on one grid
+        first = draw_places(draw, scan, partial(moved_by, voxels), self.points, self.body_threshold)
+        copy = pulled(scan, partial(moved_by, np.linalg.inv(voxels)))
+        copy = altered(draw, copy, self.gamma, self.noise)
         result["reference"] = scan
         result[self.image_key] = copy
-        result["points"] = torch.from_numpy(_apply(world, first))
-        result["truth"] = torch.from_numpy(_apply(moved @ world, first))
+        result["points"] = torch.from_numpy(moved_by(world, first))
+        result["truth"] = torch.from_numpy(moved_by(moved @ world, first))
         result["point_names"] = [str(number) for number in range(1, len(first) + 1)]
         return result
 
@@ -126,53 +119,6 @@ class SimulatedPaird(Transform):
         matrix[:3, 3] = centre + shift - matrix[:3, :3] @ centre
         return matrix
 
-    def _draw_points(self, draw: np.random.Generator, scan: Tensor, voxels: Array) -> Array:
-        """Voxel positions (N, 3) in the body, of which none leaves the scan when it is moved."""
-        body = (scan[0] > self.body_threshold).nonzero().numpy()
-        last = np.asarray(scan.shape[1:]) - 1
-        inside = [
-            np.all((places >= MARGIN) & (places <= last - MARGIN), axis=1) for places in (body, _apply(voxels, body))
-        ]
-        places = body[inside[0] & inside[1]]
-        if not len(places):
-            raise InputError(
-                f"{name_of(scan)}: no voxel is above body_threshold {self.body_threshold:g} and stays in the scan when "
-                "that is moved; lower body_threshold, or look at the intensities."
-            )
-        chosen = draw.permutation(len(places))[: self.points]
-        return places[chosen] + draw.uniform(-0.5, 0.5, (len(chosen), 3))
-
-    def _altered(self, draw: np.random.Generator, copy: Tensor) -> Tensor:
-        """Another contrast and noise; what is outside of 0..1 keeps its order."""
-        power = float(np.exp(draw.uniform(*np.log(self.gamma))))
-        noise = torch.from_numpy(draw.normal(0.0, self.noise, tuple(copy.shape))).to(copy.dtype)
-        return copy.abs().pow(power) * copy.sign() + noise
-
 
 def _number(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
-
-
-def _affine_of(scan: Tensor) -> Array:
-    return scan.affine.cpu().double().numpy() if isinstance(scan, MetaTensor) else np.eye(4)
-
-
-def _apply(matrix: Array, places: Array) -> Array:
-    return places @ matrix[:3, :3].T + matrix[:3, 3]
-
-
-def _pull(scan: Tensor, voxels: Array) -> Tensor:
-    """Give each voxel of the copy what the scan has where ``voxels`` leads (linear), 0 beyond it."""
-    shape = scan.shape[1:]
-    axes = [torch.arange(side, dtype=torch.float64) for side in shape]
-    result = torch.empty(scan.shape, dtype=torch.float32)
-    plain = (scan.as_tensor() if isinstance(scan, MetaTensor) else scan).float()
-    sides = torch.tensor(shape, dtype=torch.float64)
-    matrix = torch.from_numpy(voxels)
-    for index in range(shape[0]):  # slice by slice: places of a whole volume take 24 bytes a voxel
-        plane = torch.stack(torch.meshgrid(axes[0][index : index + 1], axes[1], axes[2], indexing="ij"), dim=-1)
-        places = plane @ matrix[:3, :3].T + matrix[:3, 3]
-        grid = ((places * 2 + 1) / sides - 1).flip(-1).float()[None]
-        part = F.grid_sample(plain[None], grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-        result[:, index] = part[0, :, 0]
-    return MetaTensor(result, affine=scan.affine, meta=scan.meta) if isinstance(scan, MetaTensor) else result

@@ -15,11 +15,11 @@ from scipy.optimize import root
 
 from monai_ext.data.point_file import read_points
 from monai_ext.demo.dataset import _write_followup
+from monai_ext.demo.draw_map import draw_map
 from monai_ext.demo.followup_pair import make_followup_pair
 from monai_ext.demo.mni_brain import load_brain
 from monai_ext.demo.output_folder import DemoFolder
 from monai_ext.demo.preview import Preview
-from monai_ext.demo.smooth_map import draw_map
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 
 Points = NDArray[np.float64]
+
+WEAKER = 0.75
 
 _CHUNK = 1 << 12
 
@@ -53,6 +54,19 @@ class SmoothMap:
         """Return the map with the same affine and a warp ``factor`` times as strong."""
         return SmoothMap(self.matrix, self.offset, self.centres, self.vectors * factor, self.widths)
 
+    def unfolded(self, positions: Points, least: float = 0.3) -> SmoothMap:
+        """Return the map, its warp weakened until the Jacobian determinant is at least so much at all positions (N, 3).
+
+        Raises:
+            ValueError: the affine's own determinant is less, which no weaker warp mends.
+        """
+        if not np.linalg.det(self.matrix) >= least > 0:
+            raise ValueError(f"least must be in (0, {np.linalg.det(self.matrix):g}], the affine's own, got {least}.")
+        found = self
+        while found.determinant(positions).min() < least:
+            found = found.scaled(WEAKER)
+        return found
+
     def _affine(self, points: Points) -> Points:
         # written out, since the rounding of a matrix product may depend on the number of threads
         return sum((points[:, [axis]] * self.matrix[:, axis] for axis in range(3)), start=self.offset)
@@ -69,22 +83,6 @@ class SmoothMap:
         """Return the height (N, K) of each bump at each point."""
         squares = [np.subtract.outer(points[:, axis], self.centres[:, axis]) ** 2 for axis in range(3)]
         return np.exp((squares[0] + squares[1] + squares[2]) * (-0.5 / self.widths**2))
-
-
-def draw_map(rng: np.random.Generator) -> SmoothMap:
-    """Draw a head movement of up to 8 degrees and 6 mm, up to 2 % of scale, and a warp of a few mm."""
-    angles = rng.uniform(3, 8, 3) * rng.choice([-1, 1], 3)
-    scales = rng.uniform(0.98, 1.02, 3)
-    matrix = Rotation.from_euler("xyz", angles, degrees=True).as_matrix() * scales
-    offset = rng.uniform(2, 6, 3) * rng.choice([-1, 1], 3)
-    bumps = 20
-    centres = rng.uniform((-65, -100, -60), (65, 65, 75), (bumps, 3))
-    direction = rng.standard_normal((bumps, 3))
-    direction /= np.sqrt((direction**2).sum(axis=1, keepdims=True))
-    vectors = direction * rng.uniform(1.5, 4.0, (bumps, 1))
-    # rounded, so that the JSON file holds exactly the numbers that were used
-    rounded = [np.round(values, 6) for values in (matrix, offset, centres, vectors, rng.uniform(20, 35, bumps))]
-    return SmoothMap(*rounded)
 
 
 def _chunks(points: Points) -> list[Points]:
