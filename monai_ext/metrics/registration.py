@@ -9,8 +9,7 @@ from torch import Tensor
 
 from monai_ext.errors import InputError
 from monai_ext.field_warp import FieldWarp
-
-SMALLEST_DETERMINANT = 1e-9
+from monai_ext.jacobian import SMALLEST_DETERMINANT, field_determinant
 
 
 def target_registration_error(ddf: Tensor, affine: Tensor, fixed_points: Tensor, moving_points: Tensor) -> Tensor:
@@ -110,20 +109,7 @@ def jacobian_determinant(ddf: Tensor) -> Tensor:
         >>> jacobian_determinant(torch.zeros(3, 4, 5, 6)).unique().tolist()
         [1.0]
     """
-    axes = _axes_of(ddf)
-    if min(ddf.shape[1:]) < 2:
-        raise ValueError(f"each axis must have at least 2 voxels, got {tuple(ddf.shape[1:])}.")
-    ddf = ddf.double()
-    columns = []  # derivatives (axes, *spatial) along each axis
-    for axis in range(1, axes + 1):
-        step = ddf.diff(dim=axis)
-        step[axis - 1] += 1
-        own = (slice(None) if other in (0, axis) else slice(-1) for other in range(axes + 1))
-        columns.append(step[tuple(own)])
-    # written out: many times faster than factorising each matrix
-    if axes == 2:
-        return columns[0][0] * columns[1][1] - columns[0][1] * columns[1][0]
-    return (columns[0] * torch.linalg.cross(columns[1], columns[2], dim=0)).sum(dim=0)
+    return field_determinant(ddf)[(slice(-1),) * (ddf.ndim - 1)]
 
 
 def folding_percentage(ddf: Tensor, mask: Tensor | None = None) -> float:

@@ -7,6 +7,7 @@ from monai_ext.registration.chain import TransformChain
 from monai_ext.registration.coarse import SAMCoarse
 from monai_ext.registration.displacement import WorldDisplacement
 from monai_ext.registration.fit_affine import fit_affine
+from monai_ext.registration.instance_optimisation import optimise_instance
 from monai_ext.registration.invert import invert
 from monai_ext.registration.itk_files import read_transform, write_transform
 from monai_ext.registration.relocated import relocated
@@ -22,6 +23,7 @@ __all__ = [
     "WorldGrid",
     "fit_affine",
     "invert",
+    "optimise_instance",
     "read_transform",
     "relocated",
     "resample",
