@@ -34,9 +34,12 @@ class SliceDataset(Dataset):
         transform: of a slice, perhaps random; a list is composed.
         plane: ``axial``, ``coronal`` or ``sagittal``.
         slice_context: how many neighbours on each side are given as further channels; the border is repeated.
-        empty_slices: share of the slices without any object that is kept; those with one always are.
+        empty_slices: share of the slices without any object that is kept; those with one always are. Of a scan without
+            a label those are empty that are of one value all over.
         seed: of the choice of empty slices and of the random transforms.
         cache_dir: folder for the slices; None keeps volumes in memory and reads pictures anew each time.
+        slice_share: share of the slices that are left which is drawn, at least one, for few-shot experiments that
+            count slices (`load_few_shot`).
 
     Raises:
         InputError: if a file cannot be read or no slice remains.
@@ -56,12 +59,15 @@ class SliceDataset(Dataset):
         empty_slices: float = 1.0,
         seed: int = 0,
         cache_dir: str | Path | None = None,
+        slice_share: float = 1.0,
     ) -> None:
         check_plane(plane)
         if slice_context < 0:
             raise InputError(f"slice_context must be 0 or more, got {slice_context}.")
         if not 0 <= empty_slices <= 1:
             raise InputError(f"empty_slices must be in [0, 1], got {empty_slices}.")
+        if not 0 < slice_share <= 1:
+            raise InputError(f"slice_share must be above 0 and at most 1, got {slice_share}.")
         if not data:
             raise InputError("no scan to read; dataset_dir leads to an empty list.")
         self.data = list(data)
@@ -72,7 +78,7 @@ class SliceDataset(Dataset):
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
         reading = Compose(reading) if isinstance(reading, Sequence) else reading
         self._volumes = SliceStore(reading, plane, cache_dir, need_labels=empty_slices < 1).prepare(self.data)
-        self._index = _choose(self._volumes, empty_slices, seed)
+        self._index = _draw(_choose(self._volumes, empty_slices, seed), slice_share, seed)
 
     def __len__(self) -> int:
         return len(self._index)
@@ -80,6 +86,13 @@ class SliceDataset(Dataset):
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch, of which the random transforms' draws are a function."""
         self._epoch[0] = epoch
+
+    def slices_by_case(self) -> dict[str, list[int]]:
+        """Return the positions of the slices of each case that are in the set, for the record of a run."""
+        found: dict[str, list[int]] = {}
+        for volume, position in self._index:
+            found.setdefault(self._case(volume), []).append(position)
+        return found
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         index = range(len(self))[index]  # a negative index is the same slice, hence the same draw
@@ -101,7 +114,10 @@ class SliceDataset(Dataset):
         if label is not None:
             item["label"] = torch.from_numpy(label[position].astype(np.float32))
         known: dict[str, Any] = {key: self.data[volume][key] for key in ("subject", "site") if key in self.data[volume]}
-        return {**item, "case": self.data[volume].get("case", f"case-{volume}"), "slice": position, **known}
+        return {**item, "case": self._case(volume), "slice": position, **known}
+
+    def _case(self, volume: int) -> str:
+        return str(self.data[volume].get("case", f"case-{volume}"))
 
     def _seed(self, index: int) -> int:
         return int(np.random.SeedSequence([self.seed, int(self._epoch), index]).generate_state(1)[0])
@@ -115,10 +131,19 @@ def _choose(volumes: list[StoredVolume], empty_slices: float, seed: int) -> list
     kept = [place for place in every if place not in dropped]
     if not kept:
         raise InputError(
-            f"no slice remains of {len(every)}: no label shows an object and empty_slices is {empty_slices}; "
-            "raise empty_slices or look at the labels."
+            f"no slice remains of {len(every)}: no label shows an object, or no scan anything, and empty_slices is "
+            f"{empty_slices}; raise empty_slices or look at the files."
         )
     return kept
+
+
+def _draw(places: list[tuple[int, int]], share: float, seed: int) -> list[tuple[int, int]]:
+    if share == 1:
+        return places
+    count = max(1, round(len(places) * share))
+    # a stream of its own: the choice of empty slices is drawn with the seed itself
+    order = np.random.default_rng([seed, 1]).permutation(len(places))
+    return [places[index] for index in sorted(order[:count])]
 
 
 def _plain(item: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -34,7 +35,7 @@ class StoredVolume:
     """Slices of one scan: which of them show an object, and how to get at them.
 
     Args:
-        foreground: (N,) whether the slice has a label other than 0; all True for a scan without label.
+        foreground: (N,) whether the slice has a label other than 0; without a label, whether its values differ at all.
         folder: of the files, None if the slices are in memory or read anew.
         key: name of the files in the folder.
         slices: image (N, C, H, W) and label (N, 1, H, W), None if they are elsewhere.
@@ -75,7 +76,7 @@ class SliceStore:
         reading: transform of one item, from paths to tensors (C, X, Y[, Z]).
         plane: ``axial``, ``coronal`` or ``sagittal``.
         cache_dir: folder for the slices, None for memory.
-        need_labels: whether a picture's label is to be looked at before it is asked for.
+        need_labels: whether a picture is to be looked at before it is asked for.
     """
 
     def __init__(
@@ -85,7 +86,8 @@ class SliceStore:
         cache_dir: str | Path | None = None,
         need_labels: bool = True,
     ) -> None:
-        self.reading = reading
+        # a copy: transforms gather state as they read, and a name must not depend on who else has read with them
+        self.reading = copy.deepcopy(reading)
         self.plane = plane
         self.cache_dir = Path(cache_dir).expanduser().absolute() if cache_dir else None
         self.need_labels = need_labels
@@ -179,7 +181,8 @@ def _upright_stack(image: torch.Tensor, plane: str) -> torch.Tensor:
 
 def _foreground(image: NDArray[np.float32], label: NDArray[np.uint8] | None) -> NDArray[np.bool_]:
     if label is None:
-        return np.ones(len(image), dtype=bool)
+        values = image.reshape(len(image), -1)
+        return np.asarray(values.min(axis=1) < values.max(axis=1))
     return np.asarray(label.reshape(len(label), -1).any(axis=1))
 
 

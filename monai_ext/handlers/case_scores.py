@@ -18,6 +18,7 @@ from monai_ext.data.slices import check_plane
 from monai_ext.distributed import is_main, rank
 from monai_ext.errors import InputError
 from monai_ext.files import write_json
+from monai_ext.handlers._class_names import foreground_names
 from monai_ext.handlers._domain_files import DomainFiles, protocol_names
 from monai_ext.handlers._paper_maps import paper_maps
 from monai_ext.handlers._results import CaseResult, absolute, gather, meta_of, results_of, spacing_of
@@ -118,7 +119,7 @@ class CaseScores:
         check_plane(plane)
         self.output_dir = Path(output_dir)
         self.num_classes = num_classes
-        self.class_names = _foreground_names(class_names, num_classes)
+        self.class_names = foreground_names(class_names, num_classes)
         self.tolerance_mm = tolerance_mm
         self.bootstrap_samples = bootstrap_samples
         self.seed = seed
@@ -253,18 +254,6 @@ class CaseScores:
             ("class", "name", "metric", "mean", "median", "std", "low", "high", "n"),
             flat,
         )
-
-
-def _foreground_names(names: Sequence[str] | Mapping[Any, str] | None, num_classes: int) -> dict[int, str]:
-    count = max(num_classes, 2) - 1
-    given = {str(key): name for key, name in names.items()} if isinstance(names, Mapping) else {}
-    if names is not None and not isinstance(names, Mapping):
-        if isinstance(names, str) or len(names) not in (count, count + 1):
-            raise InputError(
-                f"class_names must name the {count} foreground classes, or the background and these, got {names}."
-            )
-        given = {str(index): name for index, name in enumerate(names[-count:], start=1)}
-    return {index: str(given.get(str(index)) or f"class {index}") for index in range(1, count + 1)}
 
 
 def _prompts_of(result: CaseResult) -> dict[str, int]:

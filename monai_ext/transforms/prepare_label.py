@@ -26,24 +26,38 @@ class PrepareLabeld(MapTransform):
         num_classes: 1 for one object against background, n for class indices 0..n-1.
         object_values: for one class, the values that are the object, such as one organ of many or two zones that
             count as one; all others are background.
+        class_values: for several classes, the value that is class 1, 2, ..., such as eight organs of thirteen; all
+            others are background.
 
     Raises:
         InputError: if the values are no such classes or the channels differ.
-        ValueError: ``object_values`` with several classes.
+        ValueError: ``object_values`` with several classes, or ``class_values`` that are not one for each.
 
     Example:
         >>> PrepareLabeld(keys=["label"], num_classes=1)({"label": torch.tensor([[[0.0, 255.0]]])})["label"]
         tensor([[[0, 1]]], dtype=torch.uint8)
     """
 
-    def __init__(self, keys: KeysCollection, num_classes: int, object_values: Sequence[int] | None = None) -> None:
+    def __init__(
+        self,
+        keys: KeysCollection,
+        num_classes: int,
+        object_values: Sequence[int] | None = None,
+        class_values: Sequence[int] | None = None,
+    ) -> None:
         super().__init__(keys, allow_missing_keys=True)
         if not 1 <= num_classes <= 256:
             raise ValueError(f"num_classes must be in [1, 256], got {num_classes}.")
         if object_values is not None and num_classes != 1:
             raise ValueError(f"object_values make one object, so num_classes must be 1, got {num_classes}.")
+        if class_values is not None and (len(class_values) != num_classes - 1 or num_classes == 1):
+            raise ValueError(
+                f"class_values must be one for each of the classes 1 to num_classes - 1 of several, got "
+                f"{list(class_values)} with num_classes {num_classes}."
+            )
         self.num_classes = num_classes
         self.object_values = object_values
+        self.class_values = class_values
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result: dict[Hashable, Any] = dict(data)
@@ -51,6 +65,8 @@ class PrepareLabeld(MapTransform):
             label = merge_equal_channels(result[key])
             if self.object_values is not None:
                 label = torch.isin(label, label.new_tensor(self.object_values)).to(torch.float32)
+            if self.class_values is not None:
+                label = _renumbered(label, self.class_values)
             check_classes(label, self.num_classes)
             if self.num_classes == 1:
                 label = label > (127.5 if float(label.max()) > 1 else 0.5)
@@ -91,6 +107,14 @@ def check_classes(label: Tensor, num_classes: int) -> None:
             f"{name_of(label)}: values {_some(values)}, but {num_classes} classes are 0 to {num_classes - 1}; set "
             "num_classes, or renumber the label."
         )
+
+
+def _renumbered(label: Tensor, values: Sequence[int]) -> Tensor:
+    """Give class 1 to the first value, and so on; from the label as it was, so that no class is renumbered twice."""
+    classes = torch.zeros_like(label)
+    for index, value in enumerate(values, start=1):
+        classes[label == value] = index
+    return classes
 
 
 def _check_mask(label: Tensor, lowest: float, highest: float) -> None:

@@ -227,6 +227,27 @@ def test_scans_without_labels(data: list[dict]) -> None:
     assert "label" not in dataset[0]
 
 
+@pytest.mark.parametrize(("empty_slices", "count"), [(0.0, 4), (0.5, 5), (1.0, 6)])
+def test_without_labels_slices_of_one_value_count_as_empty(tmp_path: Path, empty_slices: float, count: int) -> None:
+    item = volume(tmp_path, "a")
+    voxels = np.random.rand(4, 5, 6).astype(np.float32)
+    voxels[:, :, [0, 3]] = 0.7
+    nib.save(nib.Nifti1Image(voxels, np.eye(4)), item["image"])
+    dataset = SliceDataset([{"image": item["image"]}], [LoadScand(keys=["image"])], empty_slices=empty_slices)
+    found = [slice_["slice"] for slice_ in dataset]
+    assert len(found) == count
+    assert {1, 2, 4, 5} <= set(found)
+
+
+def test_two_data_sets_may_share_a_reading_and_its_cache(data: list[dict], tmp_path: Path) -> None:
+    """Transforms gather state as they read; names of files must not change by that."""
+    shared, cache = reading(), tmp_path / "cache"
+    SliceDataset(data[:1], shared, cache_dir=cache)
+    first = sorted(cache.iterdir())
+    SliceDataset(data[:1], shared, cache_dir=cache)
+    assert sorted(cache.iterdir()) == first
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_broken_picture_is_named_even_from_a_worker(tmp_path: Path, workers: int) -> None:
     (tmp_path / "a.png").write_bytes(b"no picture")

@@ -76,3 +76,15 @@ def test_chosen_values_are_the_object(chosen: list[int], expected: list[int]) ->
 def test_chosen_values_are_one_object() -> None:
     with pytest.raises(ValueError, match="num_classes"):
         PrepareLabeld(keys=["label"], num_classes=3, object_values=[1])
+
+
+def test_chosen_values_become_classes_each_from_the_label_as_it_was() -> None:
+    label = torch.tensor([[[0.0, 1.0, 2.0, 6.0, 5.0, 13.0]]])
+    prepared = PrepareLabeld(keys=["label"], num_classes=4, class_values=[2, 1, 6])({"label": label})["label"]
+    assert prepared.flatten().tolist() == [0, 2, 1, 3, 0, 0]
+
+
+@pytest.mark.parametrize(("num_classes", "values"), [(1, []), (3, [1]), (3, [1, 2, 3])])
+def test_chosen_values_are_one_for_each_class(num_classes: int, values: list[int]) -> None:
+    with pytest.raises(ValueError, match="class_values must be one for each"):
+        PrepareLabeld(keys=["label"], num_classes=num_classes, class_values=values)
