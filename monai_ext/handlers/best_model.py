@@ -15,8 +15,9 @@ from ignite.engine import Engine, Events
 from torch import Tensor
 
 from monai_ext.distributed import barrier, is_main, unwrap
-from monai_ext.handlers._checkpoint_file import keep_aside, read_state, remove_leftovers, write_state
-from monai_ext.networks.layers.trained_state import trained_state
+from monai_ext.handlers._checkpoint_file import keep_aside, remove_leftovers, write_state
+from monai_ext.handlers._task_file import task_weights, write_task
+from monai_ext.networks.checkpoints import read_state
 
 logger = logging.getLogger(__name__)
 
@@ -26,8 +27,9 @@ class BestModel:
 
     Two files, both loadable with ``weights_only=True``, on the CPU, with plain names: ``model.pt``, the full state
     dict, and ``trained.pt``, what training changed (trainable weights and the running statistics that go with
-    them; see `monai_ext.networks.layers.trained_state`). Without an evaluator, and when no epoch had a finite
-    metric, the last epoch's network is written at the end.
+    them; see `monai_ext.networks.layers.trained_state`). A network that has ``save_task`` writes the second one
+    itself, a ``.safetensors`` file with more in it. Without an evaluator, and when no epoch had a finite metric, the
+    last epoch's network is written at the end.
 
     Attach it to the trainer after the `ValidationHandler` and before `RunCheckpoint`, which saves the best value
     (``trainer.state.best_model``): a resumed run then keeps or replaces the files as an uninterrupted one would.
@@ -118,15 +120,20 @@ class BestModel:
 
     def _write(self, engine: Engine, metric: float | None) -> None:
         if is_main():
-            network = unwrap(self.network)
-            full = {name: _on_cpu(value) for name, value in network.state_dict().items()}
-            for path, weights in ((self.paths["trained"], trained_state(network)), (self.paths["full"], full)):
-                if self._best(engine) is None:
-                    _keep_stranger(path, weights)
-                write_state(path, weights)
+            self._write_files(is_first=self._best(engine) is None)
         state: Any = engine.state
         state.best_model = {"metric": metric, "epoch": state.epoch}
         barrier()
+
+    def _write_files(self, is_first: bool) -> None:
+        """Write the network; before its first time, another run's files are put aside."""
+        network = unwrap(self.network)
+        full = {name: _on_cpu(value) for name, value in network.state_dict().items()}
+        if is_first:
+            _keep_stranger(self.paths["trained"], task_weights(network))
+            _keep_stranger(self.paths["full"], full)
+        write_task(self.paths["trained"], network)
+        write_state(self.paths["full"], full)
 
 
 def _keep_stranger(path: Path, weights: dict[str, Any]) -> None:

@@ -67,6 +67,7 @@ class RunRecord:
         key_metric: the evaluator's metric that says which epoch was best, larger if not told otherwise; None takes the
             evaluator's own key metric; its ``metric_cmp_fn``, if it has one, says what is better.
         config_files: None takes them from the command line.
+        facts: what the run found out by itself, such as which cases train; in ``run.json`` under ``facts``.
 
     Raises:
         InputError: a knob is the text "true" or "false", which would silently count as true.
@@ -87,6 +88,7 @@ class RunRecord:
         evaluator: Engine | None = None,
         key_metric: str | None = None,
         config_files: Sequence[str] | None = None,
+        facts: Mapping[str, Any] | None = None,
     ) -> None:
         self.output_dir = Path(output_dir)
         self.network = network
@@ -95,6 +97,8 @@ class RunRecord:
         self.config_files = config_files
         check_flags(knobs)
         self._fixed: dict[str, Any] = {**bundle_identity(bundle), "seed": seed, "knobs": jsonable(knobs)}
+        if facts is not None:
+            self._fixed["facts"] = jsonable(facts)
         self._rows: dict[int, dict[str, Any]] = {}
         self._losses: list[tuple[Any, int]] = []
         self._epoch: dict[str, Any] = {}

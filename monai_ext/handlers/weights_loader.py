@@ -11,8 +11,8 @@ from ignite.engine import Engine, Events
 
 from monai_ext.distributed import unwrap
 from monai_ext.errors import InputError
+from monai_ext.handlers._task_file import load_task
 from monai_ext.networks.checkpoints import check, read_state
-from monai_ext.networks.layers.trained_state import load_trained_state
 
 logger = logging.getLogger(__name__)
 
@@ -20,8 +20,8 @@ logger = logging.getLogger(__name__)
 class WeightsLoader:
     """Handler that loads a state dict, strictly, at the start of a run.
 
-    With ``task`` it then loads the small file of that task (``tasks/<task>.pt`` beside the weights, as `BestModel`
-    writes it) over the adapters and the decoder: one frozen encoder serves many tasks.
+    With ``task`` it then loads the small file of that task (``tasks/<task>.pt`` or ``.safetensors`` beside the weights,
+    as `BestModel` writes it) over the adapters and the decoder: one frozen encoder serves many tasks.
 
     Args:
         path: ``.pt`` or ``.safetensors``; loaded without any way for the file to run code.
@@ -56,6 +56,5 @@ class WeightsLoader:
         network.load_state_dict(state)
         logger.info("loaded %s", self.path)
         if self.task is not None:
-            file = self.path.parent / "tasks" / f"{self.task}.pt"
-            load_trained_state(network, read_state(file), str(file))
+            load_task(self.path.parent / "tasks", self.task, network)
             logger.info("switched to task %s", self.task)
