@@ -38,10 +38,11 @@ def build(seed: int = 0, side: int = 64, sam_type: str = "vit_tiny", **knobs: An
 
 def test_a_file_comes_back_as_it_was(tmp_path: Path) -> None:
     encoder = build(alpha=3.0)
-    file = ExpertFile.of(encoder, "patch", licence="CC BY-NC 4.0: its teacher was trained so")
+    file = ExpertFile.of(encoder, "patch", "CC BY-NC 4.0: its teacher was trained so", "the file vit.pth")
     file.write(tmp_path / "patch.safetensors")
     found = ExpertFile.read(tmp_path / "patch.safetensors")
-    assert (found.level, found.rank, found.alpha, found.licence) == ("patch", 2, 3.0, file.licence)
+    assert (found.level, found.rank, found.alpha) == ("patch", 2, 3.0)
+    assert (found.licence, found.teacher) == (file.licence, "the file vit.pth")
     assert found.base == base_hash(encoder)
     assert all(torch.equal(weight, expert_state(encoder, "patch")[name]) for name, weight in found.state.items())
 
@@ -50,7 +51,7 @@ def test_its_notes_can_be_read_by_anyone(tmp_path: Path) -> None:
     ExpertFile.of(build(), "pixel").write(tmp_path / "pixel.safetensors")
     with safe_open(tmp_path / "pixel.safetensors", framework="pt") as file:
         notes = file.metadata()
-    assert set(notes) == {"format", "base", "level", "rank", "alpha", "licence"}
+    assert set(notes) == {"format", "base", "level", "rank", "alpha", "licence", "teacher"}
     assert (notes["format"], notes["level"], notes["rank"]) == ("monai_ext.expert.1", "pixel", "2")
 
 

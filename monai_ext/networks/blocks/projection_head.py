@@ -32,6 +32,7 @@ class ProjectionHead(nn.Module):
         super().__init__()
         if num_layers < 1:
             raise ValueError(f"num_layers must be at least 1, got {num_layers}.")
+        self.out_channels = out_channels
         layers: list[nn.Module] = []
         for _ in range(num_layers - 1):
             layers += [nn.Linear(in_channels, in_channels, bias=False), nn.BatchNorm1d(in_channels), nn.ReLU()]

@@ -14,6 +14,7 @@ from monai_ext.networks.checkpoints.registry import IMPORTERS, WEIGHT_SOURCES, W
 from monai_ext.networks.checkpoints.sam import import_sam, load_sam, plain_sam_state, sam_state
 from monai_ext.networks.checkpoints.sam2_unet import import_sam2_unet, load_trunk, trunk_state
 from monai_ext.networks.checkpoints.sam_resize import fit_sam, resize_plain_sam
+from monai_ext.networks.checkpoints.samora import import_samora
 from monai_ext.networks.state_match import StateMatch, check, compare
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "import_desam",
     "import_sam",
     "import_sam2_unet",
+    "import_samora",
     "inflate_resnet",
     "load_anatomical_embedding",
     "load_desam",

@@ -30,6 +30,7 @@ class ExpertFile:
         base: hash of the frozen encoder, see `base_hash`.
         state: its updates, as `expert_state` names them.
         licence: under which it may be used, or what it was made with asks for; empty if nothing is known.
+        teacher: what it learnt from, in words; empty if it had no teacher or nothing is known.
 
     Example:
         >>> from monai_ext.networks.nets.experts_encoder import ExpertsEncoder
@@ -47,9 +48,10 @@ class ExpertFile:
     base: str
     state: State
     licence: str = ""
+    teacher: str = ""
 
     @classmethod
-    def of(cls, encoder: nn.Module, level: str, licence: str = "") -> ExpertFile:
+    def of(cls, encoder: nn.Module, level: str, licence: str = "", teacher: str = "") -> ExpertFile:
         """Take one expert out of an encoder (the encoder itself, not the network around it).
 
         Raises:
@@ -57,7 +59,7 @@ class ExpertFile:
         """
         state = expert_state(encoder, level)
         rank, alpha = _scale(encoder, level)
-        return cls(level, rank, alpha, base_hash(encoder), state, licence)
+        return cls(level, rank, alpha, base_hash(encoder), state, licence, teacher)
 
     def write(self, path: str | Path) -> None:
         """Write a ``.safetensors`` file, whole or not at all.
@@ -65,7 +67,8 @@ class ExpertFile:
         Raises:
             InputError: another ending.
         """
-        notes = {"level": self.level, "rank": str(self.rank), "alpha": repr(self.alpha), "licence": self.licence}
+        notes = {"level": self.level, "rank": str(self.rank), "alpha": repr(self.alpha)}
+        notes |= {"licence": self.licence, "teacher": self.teacher}
         BoundWeights(KIND, self.base, self.state, notes).write(path)
 
     @classmethod
@@ -78,12 +81,13 @@ class ExpertFile:
         weights = BoundWeights.read(path, KIND)
         try:
             rank, alpha = int(weights.notes["rank"]), float(weights.notes["alpha"])
-            level, licence = weights.notes["level"], weights.notes.get("licence", "")
+            level = weights.notes["level"]
         except (KeyError, ValueError) as error:
             raise InputError(
                 f"{path}: its notes must have level, rank and alpha, got {weights.notes}; write it again."
             ) from error
-        return cls(level, rank, alpha, weights.base, weights.state, licence)
+        words = [weights.notes.get(name, "") for name in ("licence", "teacher")]
+        return cls(level, rank, alpha, weights.base, weights.state, *words)
 
     def load_into(self, encoder: nn.Module, name: str | None = None, source: str | None = None) -> None:
         """Load into an encoder's expert; nothing is changed if anything does not fit.

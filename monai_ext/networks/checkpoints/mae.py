@@ -27,7 +27,10 @@ MAE_LICENCE = (
 )
 # what a published file is called -> whether its decoder predicts patches normalised one by one
 TARGETS = ((r"mae_pretrain_vit_\w+_full", True), (r"mae_visualize_vit_", False))
-REMEDY = "set teacher to the network that the weights are of, and image_size to 224 for published ones."
+REMEDY = (
+    "set teacher to the network that the weights are of, and teacher_size (to train it further: image_size) to the "
+    "size it was trained with, 224 if published."
+)
 _DECODER = re.compile(r"decoder_|mask_token$")
 _TOLD = {
     "mae_encoder": "the encoder alone, without a decoder",
@@ -97,7 +100,7 @@ def load_mae(network: Network, path: str | Path | None) -> Network:
     if not path:
         logger.warning(
             "The masked autoencoder is random: no weights were given. A random teacher teaches little; fetch "
-            "mae_pretrain_vit_large.pth, or train one with pretrain_patch_teacher.json, and set teacher_checkpoint."
+            "mae_pretrain_vit_large.pth, or train one with pretrain_patch_teacher.json, and set teacher_path."
         )
         return network
     imported = import_mae(read_state(path), str(path))

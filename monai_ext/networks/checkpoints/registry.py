@@ -14,6 +14,7 @@ from monai_ext.networks.checkpoints.common import ImportedState, State
 from monai_ext.networks.checkpoints.desam import import_desam
 from monai_ext.networks.checkpoints.sam import import_sam, sam_state
 from monai_ext.networks.checkpoints.sam2_unet import import_sam2_unet, trunk_state
+from monai_ext.networks.checkpoints.samora import import_samora
 
 Importer = Callable[[Mapping[str, Tensor], str], ImportedState]
 
@@ -39,6 +40,7 @@ WEIGHT_SOURCES = {
     "anatomical_embedding": WeightSource(import_anatomical_embedding),
     "sam2_unet": WeightSource(import_sam2_unet, trunk_state, "trunk.pt", ("backbone",)),
     "desam": WeightSource(import_desam, sam_state, "sam.pt", ("sam_type", "image_size")),
+    "samora": WeightSource(import_samora, sam_state, "sam.pt", ("sam_type", "image_size")),
     "sam_sp": WeightSource(import_sam, sam_state, "sam.pt", ("sam_type", "image_size")),
 }
 IMPORTERS = {package: source.importer for package, source in WEIGHT_SOURCES.items()}

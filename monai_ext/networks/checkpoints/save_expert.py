@@ -12,7 +12,7 @@ from monai_ext.networks.nets.headed_student import HeadedStudent
 
 
 def save_expert(network: HeadedStudent | Distillation, path: str | Path, licence: str = "") -> None:
-    """Write the expert of a network of stage 1, without head and teacher.
+    """Write the expert of a network of stage 1, without head and teacher, but with what is known of the teacher.
 
     Args:
         network: that was trained.
@@ -26,4 +26,5 @@ def save_expert(network: HeadedStudent | Distillation, path: str | Path, licence
         >>> save_expert(network, "models/image_expert.safetensors")  # doctest: +SKIP
     """
     student = network.student
-    ExpertFile.of(student.image_encoder, student.level, licence or licence_of(network)).write(path)
+    taught_by = network.taught_by if isinstance(network, Distillation) else ""
+    ExpertFile.of(student.image_encoder, student.level, licence or licence_of(network), taught_by).write(path)

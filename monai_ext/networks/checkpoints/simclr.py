@@ -103,7 +103,7 @@ def load_simclr(network: Network, path: str | Path | None) -> Network:
     if not path:
         logger.warning(
             "SimCLR's network is random: no weights were given. A random teacher teaches little; convert "
-            "r50_2x_sk1, or train one with pretrain_image_teacher.json, and set teacher_checkpoint."
+            "r50_2x_sk1, or train one with pretrain_image_teacher.json, and set teacher_path."
         )
         return network
     imported = import_simclr(_read(path), str(path))

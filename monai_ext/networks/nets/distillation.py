@@ -23,6 +23,9 @@ class Distillation(nn.Module):
         teacher: from the image to features; None if they are always given.
         teacher_size: side of the square that the teacher sees; None for the image as it is.
 
+    Attributes:
+        taught_by: where the teacher's weights come from, in words; empty if nothing is known.
+
     Shape:
         image (B, in_channels, S, S) -> a list of what student and teacher say, of one shape, as `ReconstructionLoss`
         takes it.
@@ -51,6 +54,7 @@ class Distillation(nn.Module):
         self.head = head
         self.teacher = None if teacher is None else teacher.requires_grad_(False).eval()
         self.teacher_size = teacher_size
+        self.taught_by = ""
 
     def train(self, mode: bool = True) -> Distillation:
         super().train(mode)
