@@ -79,4 +79,4 @@ def _scan(image: MetaTensor) -> DrawnScan:
     """Return the first channel of a volume."""
     if not isinstance(image, MetaTensor) or image.ndim != 4:
         raise ValueError("points are drawn into volumes with a known place in the world alone.")
-    return DrawnScan(image[0].as_tensor().detach().cpu().float().numpy(), image.affine.cpu().double().numpy())
+    return DrawnScan(image.as_tensor()[0].detach().cpu().float().numpy(), image.affine.cpu().double().numpy())

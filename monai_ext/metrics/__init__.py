@@ -16,11 +16,13 @@ from monai_ext.metrics.registration import (
     warped_dice,
 )
 from monai_ext.metrics.saliency import SALIENCY_SCORES, saliency_scores
+from monai_ext.metrics.samed_convention import SAMED_CONVENTION, samed_scores
 from monai_ext.metrics.segmentation import EMPTY_BOTH, EMPTY_ONE, SCORES, segmentation_scores
 from monai_ext.metrics.signed_rank import signed_rank_p
 from monai_ext.metrics.site_summary import summarize_sites
 from monai_ext.metrics.stratified_bootstrap import stratified_interval
 from monai_ext.metrics.summary import summarize_cases
+from monai_ext.metrics.t_interval import t_interval
 
 __all__ = [
     "AXES",
@@ -28,6 +30,7 @@ __all__ = [
     "EMPTY_ONE",
     "PUBLISHED",
     "SALIENCY_SCORES",
+    "SAMED_CONVENTION",
     "SCORES",
     "CaseMean",
     "bootstrap_interval",
@@ -43,6 +46,7 @@ __all__ = [
     "per_axis",
     "published_protocol",
     "saliency_scores",
+    "samed_scores",
     "sd_log_jacobian",
     "segmentation_scores",
     "signed_rank_p",
@@ -51,6 +55,7 @@ __all__ = [
     "summarize_landmarks",
     "summarize_sites",
     "summary_statistics",
+    "t_interval",
     "target_registration_error",
     "warped_dice",
 ]

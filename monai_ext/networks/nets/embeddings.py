@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the network returns: several embeddings by name, one of which stands for all."""
+"""What an embedding network returns: several embeddings by name, one of which stands for all."""
 
 from __future__ import annotations
 
