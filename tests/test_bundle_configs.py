@@ -19,11 +19,13 @@ ROOT = Path(__file__).parents[1]
 BUNDLES = sorted(p.parents[1] for p in ROOT.glob("bundles/*/configs/metadata.json"))
 STANDALONE = ("train.json", "inference.json")
 CONFIGS = sorted(f for b in BUNDLES for f in (b / "configs").glob("*.json") if f.name != "metadata.json")
-OVERRIDES = [f for f in CONFIGS if f.name not in STANDALONE]
-# by `python -m monai_ext demo` and `dg_matrix`
+PRETRAINING = "pretrain_*.json"  # they stand alone, too, where a bundle has them
+OVERRIDES = [f for f in CONFIGS if f.name not in STANDALONE and not f.match(PRETRAINING)]
+# by `python -m monai_ext demo`, `dg_matrix` and `compare_experts`
 READ_BY_COMMANDS = {
     "expected_dice", "demo_datalist", "demo_evaluations", "demo_not_below", "dg_variants", "demo_plan",
-    "expected_error_mm", "expected_gain",
+    "expected_error_mm", "expected_gain", "demo_pretraining", "demo_pretraining_config", "demo_unlabelled",
+    "compared_experts", "demo_plain",
 }  # fmt: skip
 MACROS = {"train.json": "training", "evaluate.json": "evaluating", "inference.json": "inferring"}
 REFERENCE = re.compile(r"[@%](?:::|#)?([A-Za-z_][\w]*(?:(?:::|#)\w+)*)")
@@ -118,7 +120,8 @@ def test_an_override_is_short_and_names_only_what_there_is(config: Path) -> None
     assert len(config.read_text(encoding="utf-8").splitlines()) <= 40
     assert "_desc_" in content
     known = references(content) | set(MACROS.values()) | READ_BY_COMMANDS
-    known = known.union(*(read(config.parent / name) for name in STANDALONE))
+    alone = [config.parent / name for name in STANDALONE] + sorted(config.parent.glob(PRETRAINING))
+    known = known.union(*map(read, alone))
     assert {re.split("::|#", name.lstrip("+"))[0] for name in content} <= known
 
 

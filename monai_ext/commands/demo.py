@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from monai_ext.commands._bundle import find_bundle, read_json
+from monai_ext.commands._demo_experts import ExpertsDemo
 from monai_ext.commands._demo_matching import MatchingDemo
 from monai_ext.commands._demo_places import DemoPlaces, DemoPlan
+from monai_ext.commands._demo_registration import RegistrationDemo
 from monai_ext.commands._demo_segmentation import SegmentationDemo
 from monai_ext.commands._run_step import run_step
 from monai_ext.errors import InputError
@@ -18,6 +20,8 @@ from monai_ext.errors import InputError
 PLANS: dict[str, Callable[[DemoPlaces, Mapping[str, Any]], DemoPlan]] = {
     "segmentation": SegmentationDemo,
     "matching": MatchingDemo,
+    "registration": RegistrationDemo,
+    "experts": ExpertsDemo,
 }
 
 

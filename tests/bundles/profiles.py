@@ -14,8 +14,10 @@ from typing import Any
 import torch
 import torch.nn as nn
 
+from monai_ext.networks.checkpoints.expert_file import ExpertFile
+from monai_ext.networks.nets.experts_encoder import ExpertsEncoder
 from monai_ext.networks.nets.hiera import build_sam2_trunk
-from monai_ext.networks.nets.sam import build_plain_sam
+from monai_ext.networks.nets.sam import build_plain_sam, build_published_encoder
 
 ROOT = Path(__file__).parents[2]
 Knobs = Mapping[str, Any]
@@ -109,6 +111,18 @@ def _sam2_large(folder: Path) -> None:
 
 def _sam_vit_b(folder: Path) -> None:
     torch.save(build_plain_sam("vit_tiny", 64).state_dict(), folder / "sam_vit_b_01ec64.pth")
+
+
+def _samora_files(folder: Path) -> None:
+    """Segment Anything, and the three experts of it, where stage 1 would have left them in the bundle."""
+    _sam_vit_b(folder)
+    published = build_published_encoder("vit_tiny", 64)
+    sam = torch.load(folder / "sam_vit_b_01ec64.pth", weights_only=True)
+    kept = {name.removeprefix("image_encoder."): w for name, w in sam.items() if name.startswith("image_encoder.")}
+    published.load_state_dict(kept)
+    encoder = ExpertsEncoder(published, ("image", "patch", "pixel"))
+    for level in encoder.experts:
+        ExpertFile.of(encoder, level).write(folder / "samora" / "models" / f"expert_{level}.safetensors")
 
 
 SMALL = {
@@ -207,6 +221,39 @@ DESAM = Profile(
     export="--grid 3",
     guide="recipes_desam.md",
 )  # fmt: skip
+SAMORA = Profile(
+    name="samora",
+    tiny={
+        "sam_type": "vit_tiny", "image_size": 64, "in_channels": 1, "num_classes": 1, "hl_dim": 12, "hl_blocks": [2],
+        "learning_rate": 0.005, **SMALL,
+    },
+    variants={
+        "one-class-four-modalities-two-experts": {
+            "num_classes": 1, "in_channels": 4, "intensity": "zscore", "experts": ["image", "pixel"], "lora_rank": 2,
+        },
+        "two-classes-three-slices-coronal": {
+            "num_classes": 2, "slice_context": 1, "plane": "coronal", "intensity": "window", "intensity_upper": 200,
+            "experts": ["patch"],
+        },
+        "thirteen-classes-delta-few-slices": {
+            "num_classes": 13, "use_checkpoint": True, "empty_slices": 0.5, "expert_signal": "delta", "hl_norm": True,
+            "hl_scope": "window", "label_fraction": 0.5, "split_by": "slice", "metric_convention": "samed",
+        },
+        "amp-accumulation": {
+            "amp": True, "accumulation_steps": 2, "clip_norm": 1.0, "train_prompt_encoder": True, "hl_blocks": None,
+            "hl_out_proj": True, "hl_residual": True, "hl_zero_init": False,
+        },
+    },
+    frozen=_in_sams_encoder,
+    learns="mask_decoder.output_upscaling.0.weight",
+    trained_file="tasks/main.safetensors",
+    misfit=({"num_classes": 3}, "mask_decoder.mask_tokens.weight is 2"),
+    fit={"max_epochs": 4},
+    data="datalist_tissue.json",
+    card="--sam_type vit_tiny --image_size 64 --hl_dim 12 --hl_blocks [2] --num_workers 0 --max_epochs 4",
+    card_weights=_samora_files,
+    guide="recipes_samora.md",
+)  # fmt: skip
 # it matches points and has no labels, so its tests are its own; see test_anatomical_embedding_runs.py
 ANATOMICAL_EMBEDDING = Profile(
     name="anatomical_embedding",
@@ -223,5 +270,22 @@ ANATOMICAL_EMBEDDING = Profile(
     misfit=({"base_channels": 4}, "encoder.stem.conv.weight is 2"),
     guide="recipes_anatomical_embedding.md",
 )  # fmt: skip
-PROFILES = {profile.name: profile for profile in (SAM2_UNET, SAM_SP, DESAM)}
-ALL_PROFILES = {**PROFILES, ANATOMICAL_EMBEDDING.name: ANATOMICAL_EMBEDDING}
+# it registers pairs, so its tests are its own, too; see test_anatomical_registration_runs.py
+ANATOMICAL_REGISTRATION = Profile(
+    name="anatomical_registration",
+    tiny={
+        "base_channels": 2, "embedding_dim": 4, "encoder_channels": [4, 6, 6, 6],
+        "decoder_channels": [6, 6, 6, 6], "final_channels": [4], "integration_steps": 3, "spacing": 6.0,
+        "intensity": "percentile", "intensity_lower": 0.2, "intensity_upper": 99.8, "body_threshold": 0.05,
+        "prealign": "center", "pairs_per_epoch": 3, "sim_points": 20, "learning_rate": 0.01,
+        "untrained_embedder": True, **SMALL, "batch_size": 1,
+    },
+    variants={},
+    frozen=lambda name: name.startswith("embedder."),
+    learns="registration.encoder.0.weight",
+    trained_file="registration.safetensors",
+    misfit=({"base_channels": 4}, "embedder.encoder.stem.conv.weight is 2"),
+    guide="registration.md",
+)  # fmt: skip
+PROFILES = {profile.name: profile for profile in (SAM2_UNET, SAM_SP, DESAM, SAMORA)}
+ALL_PROFILES = {**PROFILES, **{p.name: p for p in (ANATOMICAL_EMBEDDING, ANATOMICAL_REGISTRATION)}}

@@ -200,13 +200,17 @@ class SAMora(nn.Module):
             )
         return self
 
+    def task_state(self) -> dict[str, Tensor]:
+        """Return all weights but those of the frozen encoder: experts, HL-Attn, prompt and mask decoder, stem."""
+        return {n: w for n, w in self.state_dict().items() if not n.startswith("image_encoder.") or "lora_" in n}
+
     def save_task(self, path: str | Path) -> None:
-        """Write all but the frozen encoder, whose hash is written with it: experts, HL-Attn, prompt and mask decoder.
+        """Write `task_state`, with the hash of the frozen encoder that it belongs to.
 
         Raises:
             InputError: the name does not end in ``.safetensors``.
         """
-        BoundWeights(TASK, base_hash(self.image_encoder), self._task_state()).write(path)
+        BoundWeights(TASK, base_hash(self.image_encoder), self.task_state()).write(path)
 
     def load_task(self, path: str | Path) -> SAMora:
         """Load what `save_task` wrote; nothing is changed if anything does not fit.
@@ -215,7 +219,7 @@ class SAMora(nn.Module):
             InputError: the file is missing, damaged, of another network, or belongs to another frozen encoder.
         """
         weights = BoundWeights.read(path, TASK)
-        check(weights.state, self._task_state(), str(path), "use the knobs of the network that it was saved from.")
+        check(weights.state, self.task_state(), str(path), "use the knobs of the network that it was saved from.")
         weights.check_base(self.image_encoder, str(path))
         self.load_state_dict(weights.state, strict=False)
         return self
@@ -234,9 +238,6 @@ class SAMora(nn.Module):
             sparse, dense = self.prompt_encoder(points=None, boxes=None, masks=None)
             position = self.prompt_encoder.get_dense_pe()
         return self.mask_decoder(embedding, position, sparse, dense)[0].float()
-
-    def _task_state(self) -> dict[str, Tensor]:
-        return {n: w for n, w in self.state_dict().items() if not n.startswith("image_encoder.") or "lora_" in n}
 
 
 def _check_arguments(num_classes: int, experts: Sequence[str], expert_signal: str, hl_scope: str) -> None:
