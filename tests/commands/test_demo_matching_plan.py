@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from monai_ext.commands.demo import demo
+from monai_ext.commands.demo import PLANS, demo
 from monai_ext.errors import InputError
 
 WISHES: dict[str, object] = {
@@ -169,7 +169,6 @@ def test_a_gain_without_anything_to_compare_with_is_refused_before_anything_runs
 
 
 def test_an_unknown_plan_is_refused_with_those_that_there_are(run: Run) -> None:
-    with pytest.raises(
-        InputError, match="demo_plan must be one of segmentation, matching, registration.*, got 'generation'"
-    ):
+    known = ", ".join(PLANS)
+    with pytest.raises(InputError, match=f"demo_plan must be one of {known}, got 'generation'"):
         run({"demo_plan": "generation"}, {})
