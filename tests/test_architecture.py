@@ -70,7 +70,7 @@ def test_independent_parts_do_not_import_each_other() -> None:
 
 def test_registration_builds_on_matching_and_on_no_network() -> None:
     """It gets embeddings, never the network that makes them; and nothing that matches points needs it."""
-    allowed = {"registration", "matching", "cell_grid", "coarse_to_fine", "errors", "files"}
+    allowed = {"registration", "matching", "cell_grid", "coarse_to_fine", "jacobian", "errors", "files"}
     allowed |= {"field_warp", "losses"}  # instance optimisation moves a field until a loss is least
     for path in PACKAGE:
         ours = [name.split(".")[1] for name in imports(path) if name.startswith("monai_ext.")]

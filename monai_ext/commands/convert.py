@@ -35,7 +35,8 @@ def convert(name: str, source: str | None = None, output: str | None = None, ove
     For sam2_unet: a SAM 2 or SAM 2.1 checkpoint, its trunk alone, the authors' SAM2-UNet .pth, or our own model.pt.
     For sam_sp, desam and samora: a Segment Anything checkpoint (ViT-B, L or H; MedSAM's is one, too) or our own
     model.pt; for desam also what the authors' training code writes. Weights are written at the image size they were
-    made for; training resizes them to its own. For anatomical_embedding: the authors' SAM.pth or SAMv2 file, or our own model.pt.
+    made for; training resizes them to its own. For anatomical_embedding: the authors' SAM.pth or SAMv2 file, or our
+    own model.pt.
 
     Args:
         name: bundle, by name or path.

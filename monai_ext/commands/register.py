@@ -39,6 +39,8 @@ def register(
     bundle_root: str = "anatomical_embedding",
     ckpt_path: str | None = None,
     untrained: bool = False,
+    deform_bundle: str = "anatomical_registration",
+    deform_ckpt: str | None = None,
     embedding_dir: str | None = None,
     memory_mb: float | None = None,
     **knobs: object,
@@ -52,7 +54,8 @@ def register(
         fixed: scan that stays.
         moving: scan to bring onto it.
         output: folder to write to.
-        steps: affine, coarse (a displacement after it), instance (which improves that); separated by commas.
+        steps: affine, coarse (a displacement after it), deform (a trained network's displacement after these),
+            instance (which improves what there is); separated by commas.
         moving_label: labels of the moving scan, to be brought along.
         fixed_label: labels of the fixed scan, to measure Dice with those.
         points: CSV of the same places in both scans (fixed_x_ras_mm, ..., moving_x_ras_mm, ...), to measure errors.
@@ -66,16 +69,20 @@ def register(
         bundle_root: bundle, by name or path.
         ckpt_path: weights of the network. Default: models/model.pt of the bundle.
         untrained: go on without weights, for a try; all results say so.
+        deform_bundle: bundle whose network takes the step deform, by name or path.
+        deform_ckpt: weights of that network. Default: models/model.pt of its bundle.
         embedding_dir: folder in which embeddings are kept for the next time.
         memory_mb: MB that embedding a scan may take; larger scans are cut into tiles.
         knobs: arguments of the steps (stride, threshold, estimator, model, field, ...; coarse_stride is of that step
-            alone), and top-level entries of inference.json.
+            alone), and top-level entries of inference.json; deform_spacing is that of deform_bundle alone.
 
     Example:
         python -m monai_ext register --fixed a.nii.gz --moving b.nii.gz --output registered
     """
+    from monai_ext.shipping.bundle_deformation import BundleDeformation
     from monai_ext.shipping.bundle_matching import BundleMatching
-    from monai_ext.shipping.bundle_registration import BundleRegistration, PairPaths
+    from monai_ext.shipping.bundle_registration import BundleRegistration
+    from monai_ext.shipping.registered_pair import PairPaths
     from monai_ext.shipping.registration_files import RegistrationFiles, RegistrationInputs, check_target
     from monai_ext.shipping.registration_knobs import registration_knobs
     from monai_ext.shipping.registration_scores import RegistrationScores
@@ -84,7 +91,8 @@ def register(
     chosen = registration_knobs([step.strip() for step in steps.split(",")], knobs)
     scans = PairPaths(Path(fixed), Path(moving), _path(fixed_mask), _path(moving_mask))
     inputs = RegistrationInputs(scans, _path(moving_label), _path(fixed_label), _path(points))
-    check_target(Path(output), [*inputs.paths, *([Path(ckpt_path)] if ckpt_path else [])])
+    weights = [Path(path) for path in (ckpt_path, deform_ckpt) if path]
+    check_target(Path(output), [*inputs.paths, *weights])
     known, labels = _known_points(inputs.points, space), _labels(inputs)
     bundle = find_bundle(bundle_root)
     threshold = _threshold(bundle, body_threshold)
@@ -93,10 +101,15 @@ def register(
     matching = BundleMatching(bundle, _path(ckpt_path), further, untrained)
     if matching.note:
         print(f"note: {matching.note}; what comes out is a try and means nothing")
+    deformation = None
+    if "deform" in chosen.steps:
+        deformation = BundleDeformation(
+            find_bundle(deform_bundle), _path(deform_ckpt), chosen.deform, chosen.bundle, matching.weights, untrained
+        )
     costs = StepCosts()
-    pair = BundleRegistration(matching, chosen, threshold, reembed, costs)(scans)
+    pair = BundleRegistration(matching, chosen, threshold, reembed, costs, deformation)(scans)
     scores = RegistrationScores(pair.fixed, pair.moving, pair.body, known, labels)
-    record = RegistrationFiles(Path(output), inputs, scores, costs, padding_value).write(pair, matching)
+    record = RegistrationFiles(Path(output), inputs, scores, costs, padding_value).write(pair, matching, deformation)
     _tell(Path(output), record)
 
 
@@ -121,13 +134,11 @@ def _known_points(path: Path | None, space: str | None) -> Points | None:
     """Return the same places in both scans."""
     if path is None:
         return None
+    from monai_ext.data.pair_prefixes import PREFIXES, pair_prefixes
     from monai_ext.data.point_file import read_point_pairs
-    from monai_ext.data.scan_pair_dataset import PREFIXES
     from monai_ext.followup.lesion_list import require_volume
 
-    header = path.read_text(encoding="utf-8-sig", errors="replace").split("\n", 1)[0] if path.is_file() else ""
-    prefixes = next((pair for pair in PREFIXES if f"{pair[0]}_x" in header.lower()), PREFIXES[0])
-    fixed, moving = read_point_pairs(path, *prefixes, space=space)
+    fixed, moving = read_point_pairs(path, *(pair_prefixes(path) or PREFIXES[0]), space=space)
     return require_volume(fixed), require_volume(moving)
 
 
@@ -148,6 +159,8 @@ def _tell(target: Path, record: Mapping[str, Any]) -> None:
         parts = [] if step["ncc"] is None else [f"NCC {step['ncc']:.3f}"]
         parts += [f"error {step['tre_mm']['mean']:.2f} mm"] if "tre_mm" in step else []
         parts += [f"Dice {step['dice']['mean']:.3f}"] if step.get("dice") else []
+        if "displaced_mean_mm" in step:
+            parts.append(f"displaced by {step['displaced_mean_mm']:.2f} mm")
         if "matches" in step:
             parts.append(f"{step['inliers']} of {step['matches']} matches, {step['residual_mean_mm']:.2f} mm off")
         if step["step"] in record["costs"]:

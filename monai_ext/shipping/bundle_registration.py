@@ -4,93 +4,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from monai.data.meta_tensor import MetaTensor
 from torch import Tensor
 
 from monai_ext.errors import InputError
 from monai_ext.matching import VolumeEmbedding
-from monai_ext.registration import (
-    SAMAffine,
-    SAMCoarse,
-    TransformChain,
-    WorldDisplacement,
-    WorldGrid,
-    relocated,
-    resample,
-)
-from monai_ext.registration.folding import Folding, measure_folding
-from monai_ext.registration.instance_optimisation import optimise_instance
+from monai_ext.registration import SAMAffine, SAMCoarse, TransformChain, WorldDisplacement, optimise_instance
+from monai_ext.registration.folding import measure_folding
+from monai_ext.registration.instance_optimisation import OptimisedField
 from monai_ext.registration.smoothly_refined import smoothly_refined
-from monai_ext.scan_files import stem_of
+from monai_ext.shipping._pair_embeddings import PairEmbeddings
 from monai_ext.shipping.body_mask import body_mask
+from monai_ext.shipping.bundle_deformation import BundleDeformation
 from monai_ext.shipping.bundle_matching import BundleMatching
+from monai_ext.shipping.registered_pair import PairPaths, RegisteredPair, RegisteredStep
 from monai_ext.shipping.registration_knobs import RegistrationKnobs
 from monai_ext.shipping.step_costs import StepCosts
-
-BEFORE = "before"
-
-
-class PairPaths(NamedTuple):
-    """Two scans and where their bodies are, if files say it."""
-
-    fixed: Path
-    moving: Path
-    fixed_mask: Path | None = None
-    moving_mask: Path | None = None
-
-
-class RegisteredStep(NamedTuple):
-    """What a step has found.
-
-    Attributes:
-        name: of the step; the first of all is ``before``, which moves nothing.
-        transform: from the fixed to the moving scan's RAS mm, the steps before it included.
-        numbers: on which matches it rests, and how well it fits them.
-        folding: of the displacement inside the body; an affine map has none.
-    """
-
-    name: str
-    transform: TransformChain
-    numbers: dict[str, Any]
-    folding: Folding = Folding(0.0, 0.0)
-
-
-@dataclass
-class RegisteredPair:
-    """Two scans as the network gets them, the body of the fixed one, and what each step has found."""
-
-    fixed: MetaTensor
-    moving: MetaTensor
-    body: Tensor
-    steps: list[RegisteredStep] = field(default_factory=lambda: [RegisteredStep(BEFORE, TransformChain([]), {})])
-
-    @property
-    def grid(self) -> WorldGrid:
-        """Where the fixed scan's voxels are, as the network gets them."""
-        return WorldGrid.of(self.fixed)
-
-    @property
-    def transform(self) -> TransformChain:
-        """What the last step has found."""
-        return self.steps[-1].transform
-
-    @property
-    def matrix(self) -> Tensor:
-        """The affine part (4, 4)."""
-        found = [part for part in self.transform.parts if not isinstance(part, WorldDisplacement)]
-        return found[-1] if found else torch.eye(4, dtype=torch.float64)
-
-    @property
-    def field(self) -> WorldDisplacement | None:
-        """The displacement that comes before the affine map."""
-        first = self.transform.parts[0] if self.transform.parts else None
-        return first if isinstance(first, WorldDisplacement) else None
 
 
 class BundleRegistration:
@@ -99,6 +31,7 @@ class BundleRegistration:
     - ``affine``: `SAMAffine`;
     - ``coarse``: `SAMCoarse`, on the moving scan brought close by the affine map and embedded again; its field is made
       smooth between the nodes, so that its inverse can be stored;
+    - ``deform``: a trained network displaces what there is;
     - ``instance``: `optimise_instance`, which starts from what there is.
 
     Args:
@@ -106,9 +39,12 @@ class BundleRegistration:
         knobs: which steps, and their arguments.
         body_threshold: see `body_mask`.
         reembed: embed the moving scan again after the affine map; False moves its embeddings, for ``coarse``.
+        costs: where to note what each step takes.
+        deformation: the network of ``deform``.
 
     Raises:
         InputError: an argument is out of its range.
+        ValueError: the step ``deform`` without its network.
 
     Example:
         >>> register = BundleRegistration(matching, registration_knobs(["affine"], {}))  # doctest: +SKIP
@@ -122,12 +58,16 @@ class BundleRegistration:
         body_threshold: float | None = None,
         reembed: bool = True,
         costs: StepCosts | None = None,
+        deformation: BundleDeformation | None = None,
     ) -> None:
+        if "deform" in knobs.steps and deformation is None:
+            raise ValueError("the step deform needs a deformation.")
         self.matching = matching
         self.knobs = knobs
         self.body_threshold = body_threshold
         self.reembed = reembed
         self.costs = costs or StepCosts()
+        self.deformation = deformation
         made = {
             step: _made(step, kind, knobs.arguments) for step, kind in (("affine", SAMAffine), ("coarse", SAMCoarse))
         }
@@ -158,49 +98,64 @@ class BundleRegistration:
         return pair
 
     def _take_steps(self, pair: RegisteredPair, moving_body: Tensor, paths: PairPaths) -> None:
-        with self.costs.of("embed"):
-            fixed = self._embed(pair.fixed, paths.fixed)
-            moving = self._embed(pair.moving, paths.moving)
-        warped: list[VolumeEmbedding] = []  # once for all steps after the affine map
-
-        def embed_warped(matrix: Tensor) -> VolumeEmbedding:
-            if not warped:
-                with self.costs.of("embed again"):
-                    warped.append(self._embed(_warped(pair, matrix), paths.moving))
-            return warped[0]
-
+        embedded = PairEmbeddings(self.matching, pair, paths, self.costs)
         for step in self.knobs.steps:
-            if step != "affine" and (step == "instance" or self.reembed):
-                embed_warped(pair.matrix)
-            with self.costs.of(step):
-                if step == "affine":
-                    pair.steps.append(self._affine_step(fixed, moving, pair.body, moving_body))
-                elif step == "coarse":
-                    embed = embed_warped if self.reembed else (lambda matrix: relocated(moving, matrix))
-                    pair.steps.append(self._coarse_step(fixed, embed, pair))
-                else:
-                    pair.steps.append(self._instance_step(fixed, warped[0], pair))
+            if step == "affine":
+                pair.steps.append(self._affine_step(embedded, pair, moving_body))
+            elif step == "coarse":
+                pair.steps.append(self._coarse_step(embedded, pair))
+            elif step == "deform":
+                pair.steps.append(self._deform_step(pair, paths))
+            else:
+                pair.steps.append(self._instance_step(embedded, pair))
 
-    def _affine_step(
-        self, fixed: VolumeEmbedding, moving: VolumeEmbedding, body: Tensor, moving_body: Tensor
-    ) -> RegisteredStep:
-        _require_multiple("affine", self.affine.stride, fixed)
-        found = self.affine(fixed, moving, body, moving_body)
+    def _affine_step(self, embedded: PairEmbeddings, pair: RegisteredPair, moving_body: Tensor) -> RegisteredStep:
+        fixed, moving = embedded.fixed, embedded.moving
+        with self.costs.of("affine"):
+            _require_multiple("affine", self.affine.stride, fixed)
+            found = self.affine(fixed, moving, pair.body, moving_body)
         return RegisteredStep("affine", TransformChain([found.matrix]), found.summary())
 
-    def _coarse_step(
-        self, fixed: VolumeEmbedding, embed: Callable[[Tensor], VolumeEmbedding], pair: RegisteredPair
-    ) -> RegisteredStep:
-        _require_multiple("coarse", self.coarse.stride, fixed)
-        found = self.coarse(fixed, embed, pair.matrix, pair.body)
-        field = _continued(smoothly_refined(found.field))
-        residuals = (field.at(found.source) - found.moved).norm(dim=1)
-        numbers = {k: v for k, v in found._replace(residuals=residuals).summary().items() if k not in _FOLDING}
-        folding = measure_folding(WorldDisplacement.sampled(field, pair.grid), pair.body)
+    def _coarse_step(self, embedded: PairEmbeddings, pair: RegisteredPair) -> RegisteredStep:
+        fixed = embedded.fixed
+        moved = (embedded.warped if self.reembed else embedded.relocated)(pair.matrix)
+        with self.costs.of("coarse"):
+            _require_multiple("coarse", self.coarse.stride, fixed)
+            found = self.coarse(fixed, lambda _: moved, pair.matrix, pair.body)
+            field = _continued(smoothly_refined(found.field))
+            residuals = (field.at(found.source) - found.moved).norm(dim=1)
+            numbers = {k: v for k, v in found._replace(residuals=residuals).summary().items() if k not in _FOLDING}
+            folding = measure_folding(WorldDisplacement.sampled(field, pair.grid), pair.body)
         return RegisteredStep("coarse", TransformChain([field, pair.matrix]), numbers, folding)
 
-    def _instance_step(self, fixed: VolumeEmbedding, warped: VolumeEmbedding, pair: RegisteredPair) -> RegisteredStep:
+    def _deform_step(self, pair: RegisteredPair, paths: PairPaths) -> RegisteredStep:
+        """Displace by the network first, and go on where that leads with what there is."""
+        if self.deformation is None:
+            raise ValueError("the step deform needs a deformation.")
+        with self.costs.of("deform"):
+            found = _continued(self.deformation(paths.fixed, paths.moving, pair.transform))
+            moved = WorldDisplacement.sampled(found, pair.grid).values[:, pair.body].norm(dim=0)
+            chain = TransformChain([found] if pair.field is None else [found, pair.field])
+            field = WorldDisplacement.sampled(chain, pair.grid)
+            folding = measure_folding(field, pair.body)
+        numbers = {"displaced_mean_mm": round(float(moved.mean()), 3), "displaced_max_mm": round(float(moved.max()), 3)}
+        return RegisteredStep("deform", TransformChain([_continued(field), pair.matrix]), numbers, folding)
+
+    def _instance_step(self, embedded: PairEmbeddings, pair: RegisteredPair) -> RegisteredStep:
         """Improve the displacement; both embeddings are on the fixed scan's grid."""
+        fixed, warped = embedded.fixed, embedded.warped(pair.matrix)
+        with self.costs.of("instance"):
+            found = self._optimised(fixed, warped, pair)
+            field = WorldDisplacement.from_voxels(found.ddf[0].cpu(), pair.grid)
+            folding = measure_folding(field, pair.body)
+        numbers = {
+            "iterations": len(found.costs) - 1,
+            "cost_first": round(found.costs[0], 5),
+            "cost_least": round(min(found.costs), 5),
+        }
+        return RegisteredStep("instance", TransformChain([_continued(field), pair.matrix]), numbers, folding)
+
+    def _optimised(self, fixed: VolumeEmbedding, warped: VolumeEmbedding, pair: RegisteredPair) -> OptimisedField:
         initial = None
         if pair.field is not None:
             initial = WorldDisplacement.sampled(pair.field, pair.grid).to_voxels()[None].to(fixed.device, torch.float32)
@@ -208,20 +163,9 @@ class BundleRegistration:
         arguments: dict[str, Any] = {**self.knobs.arguments["instance"], "size": fixed.size, "initial": initial}
         arguments |= {"local_stride": fixed.grid.stride, "global_stride": fixed.coarse_grid.stride}
         try:
-            found = optimise_instance(here, there, **arguments)
+            return optimise_instance(here, there, **arguments)
         except ValueError as error:
             raise InputError(f"step instance: {error}") from error
-        field = WorldDisplacement.from_voxels(found.ddf[0].cpu(), pair.grid)
-        numbers = {
-            "iterations": len(found.costs) - 1,
-            "cost_first": round(found.costs[0], 5),
-            "cost_least": round(min(found.costs), 5),
-        }
-        folding = measure_folding(field, pair.body)
-        return RegisteredStep("instance", TransformChain([_continued(field), pair.matrix]), numbers, folding)
-
-    def _embed(self, scan: MetaTensor, path: Path) -> VolumeEmbedding:
-        return self.matching.embedder(scan, self.matching.network, case=stem_of(path))
 
 
 _FOLDING = ("folding_percent", "sd_log_j")  # all steps have them
@@ -232,14 +176,6 @@ def _made(step: str, kind: Callable[..., Any], arguments: Any) -> Any:
         return kind(**arguments.get(step, {}))
     except ValueError as error:
         raise InputError(f"step {step}: {error}") from error
-
-
-def _warped(pair: RegisteredPair, matrix: Tensor) -> MetaTensor:
-    """Return the moving scan on the fixed one's grid, as the network gets it."""
-    outside = float(pair.moving.min())
-    grids = WorldGrid.of(pair.moving), pair.grid
-    values = resample(pair.moving, grids[0], TransformChain([matrix]), grids[1], "linear", outside)
-    return MetaTensor(values, affine=pair.grid.affine)
 
 
 def _continued(field: WorldDisplacement) -> WorldDisplacement:

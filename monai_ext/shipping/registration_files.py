@@ -19,8 +19,9 @@ from monai_ext.files import atomic_write, sha256_of, write_json
 from monai_ext.followup.pair_list import is_same_file
 from monai_ext.registration import AppliedRegistration, TransformChain, invert, write_transform
 from monai_ext.report.registration_picture import picture_bytes, registration_picture
+from monai_ext.shipping.bundle_deformation import BundleDeformation
 from monai_ext.shipping.bundle_matching import BundleMatching
-from monai_ext.shipping.bundle_registration import PairPaths, RegisteredPair
+from monai_ext.shipping.registered_pair import PairPaths, RegisteredPair
 from monai_ext.shipping.registration_scores import RegistrationScores
 from monai_ext.shipping.step_costs import StepCosts
 from monai_ext.shipping.volume_files import read_label, read_volume, write_volume
@@ -97,7 +98,9 @@ class RegistrationFiles:
         self.costs = costs
         self.padding_value = padding_value
 
-    def write(self, pair: RegisteredPair, matching: BundleMatching) -> dict[str, Any]:
+    def write(
+        self, pair: RegisteredPair, matching: BundleMatching, deformation: BundleDeformation | None = None
+    ) -> dict[str, Any]:
         """Write everything and return what the record holds."""
         (self.target / RECORD).unlink(missing_ok=True)  # where the record is, all is, and of one run
         with self.costs.of("scores"):
@@ -121,7 +124,7 @@ class RegistrationFiles:
             "inverse": inverse,
             **({} if self.scores.points is None else {"points": _points(self.scores.points, pair.transform)}),
             "costs": dict(self.costs.measured),
-            "how": _how(matching),
+            "how": _how(matching, deformation),
         }
         write_json(self.target / RECORD, record)
         return record
@@ -179,13 +182,14 @@ def _points(points: tuple[PointList, PointList], transform: TransformChain) -> l
     ]
 
 
-def _how(matching: BundleMatching) -> dict[str, object]:
+def _how(matching: BundleMatching, deformation: BundleDeformation | None) -> dict[str, object]:
     weights = matching.weights
     return {
         "bundle": matching.provenance["bundle"],
         "untrained": weights is None,
         "weights": None if weights is None else str(weights),
         "weights_sha256": None if weights is None else sha256_of(weights),
+        **({} if deformation is None else {"deform": deformation.provenance}),
         "versions": {
             "monai_ext": __version__,
             "torch": torch.__version__,

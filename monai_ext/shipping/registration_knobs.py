@@ -10,10 +10,11 @@ from typing import Any
 
 from monai_ext.errors import InputError
 from monai_ext.extras import check_flags
-from monai_ext.registration import SAMAffine, SAMCoarse
-from monai_ext.registration.instance_optimisation import optimise_instance
+from monai_ext.registration import SAMAffine, SAMCoarse, optimise_instance
 
+ORDER = ("affine", "coarse", "deform", "instance")
 STEPS: dict[str, Callable[..., Any]] = {"affine": SAMAffine, "coarse": SAMCoarse, "instance": optimise_instance}
+_NETWORK = "deform"  # whose knobs are those of its bundle
 _OF_THE_BUNDLE = ("spacing", "seed")  # voxels of the embedded scans, and random weights
 _PREFIXED_ONLY = ("instance",)
 
@@ -25,11 +26,13 @@ class RegistrationKnobs:
     Attributes:
         steps: the steps to take, in their order.
         arguments: by step, what its class or function is given.
+        deform: knobs of the other bundle whose network takes the step ``deform``.
         bundle: all other knobs.
     """
 
     steps: tuple[str, ...]
     arguments: Mapping[str, dict[str, object]] = field(default_factory=dict)
+    deform: Mapping[str, object] = field(default_factory=dict)
     bundle: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -37,7 +40,8 @@ def registration_knobs(steps: Sequence[str], knobs: Mapping[str, object]) -> Reg
     """Give each knob to those that know its name.
 
     A plain name means every step that has it; ``coarse_stride`` means the coarse step alone and has the last word.
-    ``spacing`` and ``seed`` mean the bundle, and the names of ``instance`` always need their prefix.
+    ``spacing`` and ``seed`` mean the bundle, the names of ``instance`` always need their prefix, and ``deform_spacing``
+    is the ``spacing`` of the bundle whose network takes that step.
 
     Raises:
         InputError: unknown steps, steps out of order, a knob of a step that is not taken, or a value of another kind.
@@ -49,14 +53,18 @@ def registration_knobs(steps: Sequence[str], knobs: Mapping[str, object]) -> Reg
     """
     _check_steps(steps)
     check_flags(knobs)
-    arguments: dict[str, dict[str, object]] = {step: {} for step in steps}
+    arguments: dict[str, dict[str, object]] = {step: {} for step in steps if step != _NETWORK}
     own: dict[str, object] = {}
+    deform: dict[str, object] = {}
     rest: dict[str, object] = {}
     for name, value in knobs.items():
         step, _, argument = name.partition("_")
         sharing = [s for s in STEPS if s not in _PREFIXED_ONLY and name not in _OF_THE_BUNDLE and name in _defaults(s)]
         if step in STEPS and argument in _defaults(step):
             own[name] = value
+        elif step == _NETWORK and argument:
+            _require_taken(name, [step], steps)
+            deform[argument] = value
         elif sharing:
             _require_taken(name, sharing, steps)
             for other in set(sharing) & set(steps):
@@ -67,21 +75,15 @@ def registration_knobs(steps: Sequence[str], knobs: Mapping[str, object]) -> Reg
         step, _, argument = name.partition("_")
         _require_taken(name, [step], steps)
         arguments[step][argument] = _checked(step, argument, value)
-    return RegistrationKnobs(tuple(steps), arguments, rest)
+    return RegistrationKnobs(tuple(steps), arguments, deform, rest)
 
 
 def _check_steps(steps: Sequence[str]) -> None:
-    if "deform" in steps:
-        raise InputError(
-            "step deform: needs a trained registration network, which is not shipped yet; take the steps "
-            f"{', '.join(STEPS)}."
-        )
-    unknown = [step for step in steps if step not in STEPS]
+    unknown = [step for step in steps if step not in ORDER]
     if unknown or not steps:
-        raise InputError(f"steps must be some of {', '.join(STEPS)}, got {', '.join(unknown) or 'none'}.")
-    order = list(STEPS)
-    if [order.index(step) for step in steps] != sorted({order.index(step) for step in steps}):
-        raise InputError(f"steps must come once each, in the order {', '.join(STEPS)}; got {', '.join(steps)}.")
+        raise InputError(f"steps must be some of {', '.join(ORDER)}, got {', '.join(unknown) or 'none'}.")
+    if [ORDER.index(step) for step in steps] != sorted({ORDER.index(step) for step in steps}):
+        raise InputError(f"steps must come once each, in the order {', '.join(ORDER)}; got {', '.join(steps)}.")
 
 
 def _defaults(step: str) -> dict[str, object]:

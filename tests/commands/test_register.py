@@ -215,9 +215,8 @@ def test_the_same_again_is_the_same(bundle: Path, pair: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--steps", "affine,coarse,deform"], "deform: needs a trained registration network, which is not shipped yet"),
-        (["--steps", "coarse,affine"], "steps must come once each, in the order affine, coarse, instance"),
-        (["--steps", "elastic"], "steps must be some of affine, coarse, instance, got elastic"),
+        (["--steps", "coarse,affine"], "steps must come once each, in the order affine, coarse, deform, instance"),
+        (["--steps", "elastic"], "steps must be some of affine, coarse, deform, instance, got elastic"),
         (["--threshold", "1.5"], r"b\.nii\.gz to a\.nii\.gz: 0 matched points, and min_points is 12; lower the"),
         (["--affine_min_points", "49"], r"b\.nii\.gz to a\.nii\.gz: \d+ matched points, and min_points is 49"),
         (["--coarse_threshold", "1.5"], "0 matched points after the affine map, and min_points is 12"),

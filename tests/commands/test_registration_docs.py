@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from monai_ext.commands._fire import main
-from monai_ext.registration import SAMAffine, SAMCoarse
-from monai_ext.registration.instance_optimisation import optimise_instance
+from monai_ext.registration import SAMAffine, SAMCoarse, optimise_instance
 from monai_ext.shipping.registration_files import FILES
+from tests.commands.anatomy_bundle import WaveDeformation, write_deformation_bundle
 from tests.followup.toy_bundle import grid, places, voxels, world, write_bundle, write_points, write_scan
 
 PAGE = (Path(__file__).parents[2] / "docs" / "registration.md").read_text(encoding="utf-8")
@@ -36,6 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The files that the page names, after all its commands have run in their order."""
     found = tmp_path_factory.mktemp("docs")
     write_bundle(found / "toy")
+    write_deformation_bundle(found / "wave", WaveDeformation)
     for name, affine in GRIDS.items():
         write_scan(found / f"{name}.nii.gz", affine)
         nib.save(nib.Nifti1Image((voxels() > 0).astype(np.uint8), affine), found / f"{name}_label.nii.gz")
@@ -55,7 +56,7 @@ def statuses(folder: Path) -> list[int]:
 
 
 def _toy(words: list[str]) -> list[str]:
-    return {"register": ["--bundle_root", "toy"], "apply": []}[words[0]]
+    return {"register": ["--bundle_root", "toy", "--deform_bundle", "wave"], "apply": []}[words[0]]
 
 
 def fields_of(content: Any) -> Iterator[str]:
@@ -70,14 +71,18 @@ def fields_of(content: Any) -> Iterator[str]:
 
 def test_commands_run(statuses: list[int]) -> None:
     assert all(command.startswith("python -m monai_ext ") for command in COMMANDS)
-    assert statuses == [0] * 9
+    assert statuses == [0] * 10
 
 
 def test_files_and_fields_are_all_named(statuses: list[int], folder: Path) -> None:
     written = {path.name for path in (folder / "registered").iterdir()}
     assert written == set(FILES) <= NAMED
-    content = json.loads((folder / "registered" / "registration.json").read_text(encoding="utf-8"))
-    assert set(fields_of(content)) <= NAMED
+    content, deformed = (
+        json.loads((folder / name / "registration.json").read_text(encoding="utf-8"))
+        for name in ("registered", "deformed")
+    )
+    assert set(fields_of(content)) | set(fields_of(deformed)) <= NAMED
+    assert {"deform", "displaced_mean_mm"} <= set(fields_of(deformed))
     assert {"tre_mm", "dice", "points", "residual_median_mm", "sd_log_j"} <= set(fields_of(content))
 
 

@@ -55,14 +55,26 @@ def test_a_knob_of_a_step_that_is_not_taken_is_refused(name: str) -> None:
         registration_knobs(["coarse"], {name: 1})
 
 
+def test_knobs_of_deform_are_those_of_its_bundle_without_the_prefix() -> None:
+    found = registration_knobs(["affine", "deform"], {"deform_spacing": 4.0, "spacing": 2.0, "deform_stride": 3})
+    assert found.deform == {"spacing": 4.0, "stride": 3}
+    assert found.bundle == {"spacing": 2.0}
+    assert found.arguments == {"affine": {}}
+
+
+def test_knobs_of_deform_without_the_step_are_refused() -> None:
+    with pytest.raises(InputError, match="deform_spacing: is a knob of deform, which --steps affine does not take"):
+        registration_knobs(["affine"], {"deform_spacing": 4.0})
+
+
 @pytest.mark.parametrize(
     ("steps", "told"),
     [
         ([], "got none"),
-        ([""], "steps must be some of affine, coarse, instance"),
+        ([""], "steps must be some of affine, coarse, deform, instance"),
         (["affine", "affine"], "once each, in the order"),
         (["instance", "coarse"], "once each, in the order"),
-        (["deform"], "not shipped yet"),
+        (["instance", "deform"], "in the order affine, coarse, deform, instance"),
     ],
 )
 def test_wrong_steps_are_refused(steps: list[str], told: str) -> None:
