@@ -141,6 +141,7 @@ def test_one_trace_fits_any_size_and_batch() -> None:
         torch.testing.assert_close(script(pair(3, (9, 34, 33))), network(pair(3, (9, 34, 33))), atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow  # tracing its sizes symbolically takes half a minute
 def test_one_exported_program_fits_any_size_and_batch() -> None:
     network = build(integration_steps=1).eval()
     example, image = pair(2, (7, 41, 60)), pair(3, (9, 34, 33))
