@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,10 +31,9 @@ class PairScans:
     """
 
     def __init__(self, reading: Callable, label_reading: Callable | None, cache_dir: str | Path | None) -> None:
-        # transforms that have been used describe themselves otherwise: those that were given are only copied
-        self.readings: dict[str, Callable] = {"image": deepcopy(reading)}
+        self.readings: dict[str, Callable] = {"image": reading}
         if label_reading is not None:
-            self.readings["label"] = _Renamed(deepcopy(label_reading))
+            self.readings["label"] = _Renamed(label_reading)
         self.cache_dir = cache_dir
         self._how = describe(reading)
         self._stored: dict[tuple[str, ...], StoredScan] = {}
@@ -46,9 +44,7 @@ class PairScans:
             if self.cache_dir is None or kind not in self.readings:
                 continue
             files = {_key(kind, item[key]): item[key] for item in items for key in keys if key in item}
-            stored = ScanStore(deepcopy(self.readings[kind]), self.cache_dir).prepare(
-                [{"image": f} for f in files.values()]
-            )
+            stored = ScanStore(self.readings[kind], self.cache_dir).prepare([{"image": f} for f in files.values()])
             self._stored.update(zip(files, stored, strict=True))
         return self
 

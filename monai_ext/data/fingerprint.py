@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import threading
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from types import FunctionType
@@ -12,12 +13,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from monai.data.image_reader import ImageReader
+
+GATHERED = ("filenames",)
 
 
 def describe(part: Any) -> Any:
     """Describe an object by its class and its settings, all the way down, the same in every process.
 
-    Addresses and random states are left out: neither says what the object does.
+    Addresses, random states and what transforms and readers note down while they work are left out: none of them says
+    what the object does.
 
     Example:
         >>> describe({"keys": ["image"], "lower": 0.5})
@@ -73,8 +78,15 @@ def _describe_object(part: Any, above: tuple[int, ...]) -> Any:
     if isinstance(part, type):
         return [part.__module__, part.__qualname__]
     name = f"{type(part).__module__}.{type(part).__qualname__}"
-    settings = getattr(part, "__dict__", None)
+    settings = _settings(part)
     return [name, _describe(settings, above) if settings else _without_addresses(part)]
+
+
+def _settings(part: Any) -> dict[str, Any]:
+    """Return an object's attributes without what it gathers in use: a thread's state, a reader's last files."""
+    gathered = GATHERED if isinstance(part, ImageReader) else ()
+    found = getattr(part, "__dict__", None) or {}
+    return {name: x for name, x in found.items() if name not in gathered and not isinstance(x, threading.local)}
 
 
 def _without_addresses(part: Any) -> str:

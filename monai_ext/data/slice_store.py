@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -86,8 +85,7 @@ class SliceStore:
         cache_dir: str | Path | None = None,
         need_labels: bool = True,
     ) -> None:
-        # a copy: transforms gather state as they read, and a name must not depend on who else has read with them
-        self.reading = copy.deepcopy(reading)
+        self.reading = reading
         self.plane = plane
         self.cache_dir = Path(cache_dir).expanduser().absolute() if cache_dir else None
         self.need_labels = need_labels

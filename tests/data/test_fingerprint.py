@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK
 import torch
 from monai.transforms import Compose, Lambdad, Orientationd, ScaleIntensityRanged, Spacingd
 
@@ -38,6 +39,19 @@ def test_random_states_do_not_matter() -> None:
     chain = Compose([ScaleIntensityRanged(["image"], 0, 1)])
     before = describe(chain)
     assert describe(chain.set_random_state(seed=7)) == before
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".mha"])
+def test_having_worked_does_not_matter(suffix: str, tmp_path: Path) -> None:
+    path = str(tmp_path / f"scan{suffix}")
+    SimpleITK.WriteImage(
+        SimpleITK.GetImageFromArray(np.random.default_rng(0).random((6, 7, 8), dtype=np.float32)), path
+    )
+    steps = [LoadScand(["image"]), Orientationd(["image"], "SPL", labels=None), Spacingd(["image"], (1, 1, 2))]
+    chain = Compose([*steps, ScaleScand(["image"])])
+    before = describe(chain)
+    chain({"image": path})
+    assert describe(chain) == before
 
 
 def test_objects_that_hold_themselves_are_no_trap() -> None:
