@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from monai_ext.losses._largest import largest
+
 
 @dataclass(frozen=True)
 class NegativeMining:
@@ -87,7 +89,7 @@ def hard_negatives(
     """
     count = similarity.shape[1]
     wanted = negatives if candidates is None else candidates
-    best, cells = similarity.topk(min(wanted, count), dim=1, sorted=False)
+    best, cells = largest(similarity, min(wanted, count))
     counts = best > float("-inf")
     if candidates is None or negatives >= cells.shape[1]:
         return cells, counts
