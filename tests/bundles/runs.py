@@ -99,7 +99,13 @@ def environment(**more: str) -> dict[str, str]:
 def call(words: list[str], cwd: Path, timeout: float = 240, **env: str) -> subprocess.CompletedProcess[str]:
     """Run python with ``words`` and capture what it prints."""
     return subprocess.run(
-        [sys.executable, *words], cwd=cwd, env=environment(**env), capture_output=True, text=True, timeout=timeout
+        [sys.executable, *words],
+        cwd=cwd,
+        env=environment(**env),
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=timeout,
     )
 
 
