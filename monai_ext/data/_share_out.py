@@ -45,6 +45,12 @@ def share_out(items: Sequence[T], work: Callable[[Sequence[T]], Sequence[R]]) ->
     return results
 
 
+def all_have_looked() -> None:
+    """Wait for every process: none may write what another still looks for, or they share out different lists."""
+    if process_place()[1] > 1:
+        dist.barrier()
+
+
 def together(work: Callable[[], None]) -> None:
     """Do the same in every process of the group; every process has to call it.
 

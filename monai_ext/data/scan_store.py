@@ -13,14 +13,13 @@ from typing import Any
 import monai
 import numpy as np
 import torch
-import torch.distributed as dist
 from monai.data import MetaTensor
 from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
 import monai_ext
-from monai_ext.data._share_out import share_out
+from monai_ext.data._share_out import all_have_looked, share_out
 from monai_ext.data.epoch_sampler import process_place
 from monai_ext.data.fingerprint import describe, digest, file_identity
 from monai_ext.errors import find_input_error
@@ -87,8 +86,7 @@ class ScanStore:
             return [self._kept(item) for item in _with_progress(data)]
         keys = [self._key(item) for item in data]
         missing = {key: item for key, item in zip(keys, data, strict=True) if not self._record(key).exists()}
-        if process_place()[1] > 1:
-            dist.barrier()  # all have looked before the first one writes, so all share out the same list
+        all_have_looked()
         share_out(list(missing.items()), self._write_all)
         return [self._stored(key) for key in keys]
 

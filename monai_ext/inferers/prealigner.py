@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import monai_ext
-from monai_ext.data._share_out import share_out
+from monai_ext.data._share_out import all_have_looked, share_out
 from monai_ext.data.embedding_key import hash_encoder
 from monai_ext.data.fingerprint import describe, digest
 from monai_ext.data.pair_source import PairSource
@@ -106,6 +106,7 @@ class Prealigner:
             return
         self._settings = self._describe()  # the weights may be others than last time
         missing = {self._key(pair): pair for pair in pairs if not self._known(self._key(pair))}
+        all_have_looked()
         found = share_out(sorted(missing.items(), key=lambda entry: str(entry[1].fixed_identity)), self._find_all)
         self._embedded.clear()
         self._found.update(entry for entry in found if self.cache_dir is None)

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -121,3 +123,38 @@ def test_what_was_not_prepared_is_not_guessed() -> None:
         Prealigner("affine")
     with pytest.raises(InputError, match="none, center, affine"):
         Prealigner("rigid")
+
+
+RACE = """
+import sys, time
+from pathlib import Path
+import torch
+import torch.distributed as dist
+from monai.data import MetaTensor
+from monai_ext.data import PairSource
+from monai_ext.inferers import Prealigner
+
+folder, rank = Path(sys.argv[1]), int(sys.argv[2])
+dist.init_process_group("gloo", init_method=f"file://{folder / 'meet'}", rank=rank, world_size=2)
+scan = lambda: MetaTensor(torch.ones(1, 4, 4, 4), affine=torch.eye(4))
+class Late(Prealigner):
+    def _known(self, key):
+        known = super()._known(key)
+        if rank == 1:  # by now the other one has written, unless it waits
+            time.sleep(0.7)
+        return known
+late = Late("center", body_threshold=0.5, cache_dir=folder / "cache")
+late.prepare([PairSource(name, f"fixed {name}", f"moving {name}", scan, scan) for name in "abc"])
+assert len(list((folder / "cache").glob("*.prealign.json"))) == 3
+"""
+
+
+def test_a_process_that_looks_later_still_shares_out_the_same_pairs(tmp_path: Path) -> None:
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", RACE, str(tmp_path), str(rank)], stderr=subprocess.PIPE, text=True, encoding="utf-8"
+        )
+        for rank in range(2)
+    ]
+    told = [process.communicate(timeout=120)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], told
