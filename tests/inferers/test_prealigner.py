@@ -146,6 +146,8 @@ class Late(Prealigner):
 late = Late("center", body_threshold=0.5, cache_dir=folder / "cache")
 late.prepare([PairSource(name, f"fixed {name}", f"moving {name}", scan, scan) for name in "abc"])
 assert len(list((folder / "cache").glob("*.prealign.json"))) == 3
+dist.barrier()
+dist.destroy_process_group()
 """
 
 
