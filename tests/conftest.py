@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import random
 
@@ -12,6 +13,9 @@ import pytest
 # two workers on two cores: one thread each is faster than fighting over them; children inherit it
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+
+# MONAI Label's server has an environment of its own, `tox -e label`, which alone has the packages that it needs
+collect_ignore = [] if importlib.util.find_spec("pydicom_seg") else ["served"]
 
 
 @pytest.fixture(autouse=True)
