@@ -27,7 +27,14 @@ from monai_ext.inferers._slice_prompts import (
     texts_of,
 )
 from monai_ext.inferers._stored_embeddings import StoredEmbeddings, find_stored
-from monai_ext.inferers.slice_wise import SliceWiseInferer, check_axes, checked_logits, device_of, precision
+from monai_ext.inferers.slice_wise import (
+    SliceWiseInferer,
+    check_axes,
+    checked_logits,
+    device_of,
+    drops_out,
+    precision,
+)
 from monai_ext.prompts import RECORD, TRUE_BOXES, USER_PROMPTS
 
 SOURCES = ("self", "null", "truth")
@@ -209,7 +216,7 @@ class PromptedSliceInferer(SliceWiseInferer):
             else:
                 found = segment(first_only=one.kind == "null", **prompts)
         used = [_entry(found, number, prompt) for number, prompt in enumerate(asked)]
-        return self._finish(checked_logits(found.logits, batch)), used
+        return self._finish(checked_logits(found.logits, batch), drops_out(segmenter)), used
 
 
 def _segmenter(network: Callable[..., Any]) -> Any:

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from monai.data import MetaTensor
 from monai.inferers import Inferer
-from torch import Tensor
+from torch import Tensor, nn
 
 from monai_ext.data.slices import check_plane, context_indices, stack_view, upright
 from monai_ext.extras import check_flags
 
 OUTPUTS = ("labels", "probabilities")
+DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
 
 class SliceWiseInferer(Inferer):
@@ -24,6 +25,9 @@ class SliceWiseInferer(Inferer):
     screen shows them (the same way as `monai_ext.data.SliceDataset` gives them in training); what comes back is
     turned back and kept where the input is, one byte a voxel. Nothing is stored in the inferer, so threads may
     share one.
+
+    A network whose dropout is at work, as MONAI Label's scoring sets it to ask how unsure the network is, gives
+    probabilities of all classes whatever ``output`` says: the mean of labels means nothing.
 
     Args:
         plane: ``axial``, ``coronal`` or ``sagittal`` slices of a volume in RAS orientation.
@@ -80,7 +84,8 @@ class SliceWiseInferer(Inferer):
             kwargs: handed to the network.
 
         Returns:
-            Labels (B, 1, X, Y[, Z]) or probabilities (B, K, X, Y[, Z]) where the inputs are, with their metadata.
+            Labels (B, 1, X, Y[, Z]) or probabilities (B, K, X, Y[, Z]) where the inputs are, with their metadata. With
+            dropout at work, probabilities with background first, also of a single output channel.
         """
         check_axes(inputs)
         plain = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
@@ -94,7 +99,7 @@ class SliceWiseInferer(Inferer):
         for start in range(0, len(slices), self.batch_size):
             stop = min(start + self.batch_size, len(slices))
             batch = self._batch(slices, range(start, stop), is_volume=image.ndim == 4).to(device, torch.float32)
-            found = self._finish(self._run(network, batch, args, kwargs)).to(image.device)
+            found = self._finish(self._run(network, batch, args, kwargs), drops_out(network)).to(image.device)
             if result is None:
                 result = image.new_empty((found.shape[1], *image.shape[1:]), dtype=found.dtype)
             stack_view(result, self.plane)[start:stop] = upright(found, is_volume=image.ndim == 4)
@@ -112,8 +117,10 @@ class SliceWiseInferer(Inferer):
             logits = network(batch, *args, **kwargs)
         return checked_logits(logits[0] if isinstance(logits, list | tuple) else logits, batch)
 
-    def _finish(self, logits: Tensor) -> Tensor:
-        """Turn logits (N, K, H, W) into labels (N, 1, H, W) or probabilities (N, K, H, W)."""
+    def _finish(self, logits: Tensor, sampled: bool = False) -> Tensor:
+        """Turn logits (N, K, H, W) into labels (N, 1, H, W), or probabilities of outputs or, if sampled, of classes."""
+        if sampled:
+            return torch.cat([-logits, logits], dim=1).sigmoid() if logits.shape[1] == 1 else logits.softmax(dim=1)
         if logits.shape[1] > 1:
             if self.output == "probabilities":
                 return logits.softmax(dim=1)
@@ -132,9 +139,15 @@ def check_axes(inputs: Tensor) -> None:
 
 def device_of(network: Callable[..., Any], fallback: torch.device) -> torch.device:
     """Return where the network's parameters are, ``fallback`` if it has none."""
-    if isinstance(network, torch.nn.Module):
+    if isinstance(network, nn.Module):
         return next((parameter.device for parameter in network.parameters()), fallback)
     return fallback
+
+
+def drops_out(network: Callable[..., Any]) -> bool:
+    """Return whether the network's dropout is at work, so that its answers are samples."""
+    modules = network.modules() if isinstance(network, nn.Module) else ()
+    return any(isinstance(module, DROPOUTS) and module.training and module.p > 0 for module in modules)
 
 
 def precision(device: torch.device, amp: bool) -> torch.autocast:

@@ -188,3 +188,19 @@ def test_wrong_shapes_are_named() -> None:
         SliceWiseInferer()(torch.rand(3, 3, 3), nn.Identity())
     with pytest.raises(ValueError, match="input's size"):
         SliceWiseInferer()(torch.rand(1, 1, 8, 8), lambda image: image[..., ::2, ::2])
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_samples_of_dropout_are_probabilities_of_all_classes(outputs: int) -> None:
+    network = nn.Sequential(nn.Conv2d(1, outputs, kernel_size=1), nn.Dropout(0.5))
+    volume = torch.rand(1, 1, 5, 6, 7)
+    sample, other = SliceWiseInferer()(volume, network), SliceWiseInferer()(volume, network)
+    assert sample.shape == (1, max(outputs, 2), 5, 6, 7)
+    torch.testing.assert_close(sample.sum(dim=1), torch.ones(1, 5, 6, 7))
+    assert not torch.equal(sample, other)
+    assert SliceWiseInferer()(volume, network.eval()).dtype == torch.uint8
+
+
+def test_a_sample_of_one_object_has_the_background_first() -> None:
+    sample = SliceWiseInferer()(torch.full((1, 1, 4, 4), 9.0), nn.Sequential(nn.Dropout(1e-9), Recorder()))
+    torch.testing.assert_close(sample[0, :, 0, 0], torch.tensor([-8.5, 8.5]).sigmoid())
