@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from monai_ext.commands._bundle import find_bundle, read_json
-from monai_ext.commands._demo_places import DemoPlaces, Step
+from monai_ext.commands._demo_places import DemoPlaces, Outcome, Step
 from monai_ext.commands._run_step import as_words
 from monai_ext.errors import InputError
 
@@ -26,11 +26,13 @@ class _Row(NamedTuple):
     costs: tuple[str, ...] = ()
 
 
+TO_COARSE = ("embed", "affine", "embed again", "coarse")  # what is paid for up to there
 ROWS = (
     _Row("nothing", OURS, "before"),
     _Row("SAM-affine", OURS, "affine", ("embed", "affine")),
-    _Row("SAM-affine, coarse", OURS, "coarse", ("embed", "affine", "embed again", "coarse")),
-    _Row("SAM-affine, coarse, deform", OURS, "deform", ("embed", "affine", "embed again", "coarse", "deform")),
+    _Row("SAM-affine, coarse", OURS, "coarse", TO_COARSE),
+    _Row("SAM-affine, coarse, deform", OURS, "deform", (*TO_COARSE, "deform")),
+    _Row("the same, then instance", OURS, "instance", (*TO_COARSE, "deform", "instance")),
     _Row("SAM-affine, plain VoxelMorph", PLAIN, "deform", ("embed", "affine", "deform")),
     _Row("SimpleITK affine", ITK, "itk_affine", ("itk_affine",)),
     _Row("SimpleITK affine, B-spline", ITK, "itk_bspline", ("itk_affine", "itk_bspline")),
@@ -57,7 +59,7 @@ class RegistrationDemo:
         self.places, self.wishes = places, wishes
         self.plain: dict[str, object] = wishes.get("demo_plain", {})
         self.expected: dict[str, float] = wishes.get("expected_error_mm", {})
-        self.embedding = DemoPlaces(find_bundle(EMBEDDER), places.root)
+        self.embedding = DemoPlaces(find_bundle(EMBEDDER), places.root, places.brief)
 
     def steps(self, resolution: int, knobs: dict[str, object]) -> list[Step]:
         """See `DemoPlan`."""
@@ -75,7 +77,7 @@ class RegistrationDemo:
                 "training of the plain VoxelMorph",
                 [*train, *as_words({**self.plain, "output_dir": plain.parent / "eval", "ckpt_dir": plain})],
             ),
-            ("registration", self._register("affine,coarse,deform", OURS, embedder, places.models, chosen)),
+            ("registration", self._register("affine,coarse,deform,instance", OURS, embedder, places.models, chosen)),
             (
                 "registration by the plain VoxelMorph",
                 self._register("affine,deform", PLAIN, embedder, plain, {**chosen, **self.plain}),
@@ -88,8 +90,7 @@ class RegistrationDemo:
         from monai_ext.tables import write_table
 
         places = self.places
-        records = {folder: read_json(places.run / folder / RECORD) for folder in (OURS, PLAIN, ITK)}
-        table = [_filled(row, records[row.folder]) for row in ROWS]
+        table = self._table()
         write_table(places.run / TABLE, ("method", *SHOWN), table)
         print(f"  {'after':30s} " + " ".join(f"{name:>15s}" for name in SHOWN))
         for line in table:
@@ -98,7 +99,25 @@ class RegistrationDemo:
         print(f"  picture     {places.run / OURS / 'picture.png'}")
         print(f"  transform   {places.run / OURS / 'transform.h5'} (for ITK and 3D Slicer)")
         if promised:
-            self._compare(records[OURS])
+            self._compare(self._record(OURS))
+
+    def outcome(self) -> Outcome:
+        """See `DemoPlan`."""
+        run = self.places.run
+        text = "{error_mm:.2f} mm, Dice {dice_grey:.3f} / {dice_white:.3f}, {seconds:.1f} s"
+        return Outcome(
+            {f"mean error after: {line['method']}": text.format(**line) for line in self._table()},
+            {"table": run / TABLE, "transform": run / OURS / "transform.h5"},
+            {"both scans, before and after": run / OURS / "picture.png"},
+        )
+
+    def _table(self) -> list[dict[str, Any]]:
+        """Return a line for each method."""
+        records = {folder: self._record(folder) for folder in (OURS, PLAIN, ITK)}
+        return [_filled(row, records[row.folder]) for row in ROWS]
+
+    def _record(self, folder: str) -> dict[str, Any]:
+        return read_json(self.places.run / folder / RECORD)
 
     @property
     def _plain_models(self) -> Path:
@@ -114,7 +133,7 @@ class RegistrationDemo:
         self, steps: str, folder: str, embedder: Path, models: Path, chosen: Mapping[str, object]
     ) -> list[str]:
         """Return what the command is told: each bundle takes the knobs of its own ``inference.json``."""
-        own = {**read_json(self.embedding.config), **chosen}
+        own = {**self.embedding.read_wishes(), **chosen}
         ours = {**self.wishes, **chosen}
         spoken = _known(own, self.embedding.bundle)
         spoken |= {f"deform_{name}": value for name, value in _known(ours, self.places.bundle).items()}

@@ -5,25 +5,50 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import nibabel as nib
 import pytest
 
-TINY = {"max_epochs": 1, "val_interval": 1, "inference_batch_size": 16}
+from monai_ext.commands.demo import demo
+from monai_ext.errors import InputError
+from tests.bundles.runs import environment
+from tests.bundles.warm_python import WarmPython
+
+TINY = {"max_epochs": 1, "val_interval": 1, "inference_batch_size": 16, "resolution": 4}
 TINY_SAM2_UNET = {**TINY, "backbone": "nano", "image_size": 32}
 TINY_SAM_SP = {**TINY, "image_size": 64}
 
-
-def demo(folder: Path, *words: str, **knobs: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "monai_ext", "demo", *words, "--output_dir", "out", "--resolution", "4"]
-    command += [word for key, value in knobs.items() for word in (f"--{key}", str(value))]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=500)
+Run = Callable[..., str]
 
 
-def check_what_was_made(result: subprocess.CompletedProcess[str], out: Path, bundle: str, report: str) -> None:
-    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+@pytest.fixture(scope="module")
+def warm() -> Iterator[WarmPython]:
+    """Runs each step as a process of its own that has imported MONAI already."""
+    with WarmPython(environment()) as python:
+        yield python
+
+
+@pytest.fixture
+def run(warm: WarmPython, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the demo into the folder ``out`` and return what it and its last step printed."""
+    (tmp_path / "steps").mkdir()
+
+    def call(words: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        result = warm.call(words[1:], tmp_path / "steps")
+        print(result.stdout[-3000:], result.stderr[-3000:])
+        return result
+
+    def run_demo(bundle: str, **knobs: object) -> str:
+        demo(bundle, str(tmp_path / "out"), **knobs)
+        return capsys.readouterr().out
+
+    monkeypatch.setattr("monai_ext.commands._run_step.subprocess.run", call)
+    return run_demo
+
+
+def check_what_was_made(out: Path, bundle: str, report: str) -> None:
     prediction = nib.load(out / bundle / "eval" / "predictions" / "image.nii.gz")
     source = nib.load(out / "data" / "brain" / "image.nii.gz")
     assert prediction.shape == source.shape
@@ -34,17 +59,17 @@ def check_what_was_made(result: subprocess.CompletedProcess[str], out: Path, bun
 
 
 @pytest.mark.slow
-def test_the_demo_leaves_everything_it_promises(tmp_path: Path) -> None:
-    result = demo(tmp_path, **TINY_SAM2_UNET)
-    check_what_was_made(result, tmp_path / "out", "sam2_unet", "report.html")
-    assert "Dice white matter" in result.stdout
+def test_the_demo_leaves_everything_it_promises(run: Run, tmp_path: Path) -> None:
+    printed = run("sam2_unet", **TINY_SAM2_UNET)
+    check_what_was_made(tmp_path / "out", "sam2_unet", "report.html")
+    assert "Dice white matter" in printed
 
 
 @pytest.mark.slow
-def test_the_demo_of_self_prompting_scores_the_first_mask_and_the_true_box_too(tmp_path: Path) -> None:
-    result = demo(tmp_path, "sam_sp", **TINY_SAM_SP)
-    check_what_was_made(result, tmp_path / "out", "sam_sp", "report_sam_sp.html")
-    (line,) = (line for line in result.stdout.splitlines() if "Dice brain tissue" in line)
+def test_the_demo_of_self_prompting_scores_the_first_mask_and_the_true_box_too(run: Run, tmp_path: Path) -> None:
+    printed = run("sam_sp", **TINY_SAM_SP)
+    check_what_was_made(tmp_path / "out", "sam_sp", "report_sam_sp.html")
+    (line,) = (line for line in printed.splitlines() if "Dice brain tissue" in line)
     assert "first mask" in line
     assert "true box" in line
     sources = {}
@@ -53,7 +78,6 @@ def test_the_demo_of_self_prompting_scores_the_first_mask_and_the_true_box_too(t
     assert sources == {"eval": "self", "first_mask": "null", "true_box": "truth"}
 
 
-def test_a_failing_step_is_named(tmp_path: Path) -> None:
-    result = demo(tmp_path, **{**TINY_SAM2_UNET, "max_epochs": "none"})
-    assert result.returncode == 1
-    assert result.stderr.strip().splitlines()[-1].startswith("error: training: ")
+def test_a_failing_step_is_named(run: Run) -> None:
+    with pytest.raises(InputError, match=r"^training: the command above ended with status 1"):
+        run("sam2_unet", **{**TINY_SAM2_UNET, "max_epochs": "none"})
