@@ -38,6 +38,8 @@ COMMANDS = {  # name -> module and function of the same name
     "pack": "pack",
     "release": "release",
     "fetch": "fetch",
+    "cost": "cost",
+    "label": "label",
 }
 INTERRUPTED, CLOSED_PIPE, WRONG_USAGE = 130, 141, 2
 
