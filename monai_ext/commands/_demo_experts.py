@@ -24,6 +24,7 @@ class ExpertsDemo(SegmentationDemo):
 
     - ``demo_pretraining``: title -> ``config``, a file of the bundle's ``configs``, and knobs of its own;
     - ``demo_pretraining_config``: a config on top of each of them;
+    - ``demo_pretraining_knobs``: knobs of all of them;
     - ``demo_unlabelled``: the data list, inside the demo data, of the scans that they see.
 
     Args:
@@ -38,6 +39,7 @@ class ExpertsDemo(SegmentationDemo):
         super().__init__(places, wishes)
         self.pretraining: dict[str, dict[str, object]] = wishes.get("demo_pretraining", {})
         self.on_top: str | None = wishes.get("demo_pretraining_config")
+        self.shared: dict[str, object] = wishes.get("demo_pretraining_knobs", {})
         self.unlabelled: str = wishes.get("demo_unlabelled", "")
         nameless = [title for title, own in self.pretraining.items() if "config" not in own]
         if nameless:
@@ -57,6 +59,7 @@ class ExpertsDemo(SegmentationDemo):
             "dataset_dir": places.data / self.unlabelled,
             "output_dir": places.scores / config.removesuffix(".json"),
             "ckpt_dir": places.models,
+            **self.shared,
             **{name: value for name, value in own.items() if name != "config"},
             **knobs,
             "resume": True,

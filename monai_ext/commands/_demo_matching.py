@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from monai_ext.commands._bundle import read_json
-from monai_ext.commands._demo_places import DemoPlaces, Step
+from monai_ext.commands._demo_places import DemoPlaces, Outcome, Step
 from monai_ext.commands._run_step import as_words
 from monai_ext.errors import InputError
 from monai_ext.files import atomic_write
@@ -69,19 +69,40 @@ class MatchingDemo:
     def conclude(self, promised: bool) -> None:
         """See `DemoPlan`."""
         places = self.places
-        errors = _errors(places.scores)
-        others = {name: _errors(places.scores / name) for name in self.evaluations}
-        cases = {item["case"]: item for item in read_json(places.data / "pairs.json")["test"]}
+        errors, others = self._scores()
         print("  mean error in mm over all points of a pair")
-        for case in cases:
-            beside = "".join(f"   {name.replace('_', ' ')} {other[case]:.2f}" for name, other in others.items())
-            print(f"  {case:14s} {errors[case]:.2f}{beside}")
+        for case in self._cases():
+            print(f"  {case:14s} {_side_by_side(case, errors, others)}")
         print(f"  report      {places.report}")
-        for case in cases:
-            print(f"  picture     {_draw(places, cases[case])}")
+        for pair in self._cases().values():
+            print(f"  picture     {_draw(places, pair)}")
         print(f"  network     {places.models / 'model.ts'}, {places.models / 'model.onnx'}")
         if promised:
             self._compare(errors, others)
+
+    def outcome(self) -> Outcome:
+        """See `DemoPlan`."""
+        places = self.places
+        errors, others = self._scores()
+        return Outcome(
+            {f"mean error in mm, {case}": _side_by_side(case, errors, others, "; ") for case in self._cases()},
+            {
+                "report": places.report,
+                "points found": places.run / "followup_found.csv",
+                "TorchScript": places.models / "model.ts",
+                "ONNX": places.models / "model.onnx",
+            },
+            {f"the pair {case}": _picture(places, case) for case in self._cases()},
+        )
+
+    def _cases(self) -> dict[str, dict[str, str]]:
+        """Return the pairs with known points, by their names."""
+        return {item["case"]: item for item in read_json(self.places.data / "pairs.json")["test"]}
+
+    def _scores(self) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+        """Return the errors of the usual evaluation, and of the others by name."""
+        scores = self.places.scores
+        return _errors(scores), {name: _errors(scores / name) for name in self.evaluations}
 
     def _evaluation(self, name: str, chosen: list[str]) -> Step:
         """Return the usual evaluation, or one with a name of its own."""
@@ -127,11 +148,22 @@ def _errors(folder: Path) -> dict[str, float]:
     return {row["case"]: float(row["error_mm"]) for row in _rows(folder / "cases.csv")}
 
 
+def _side_by_side(
+    case: str, errors: Mapping[str, float], others: Mapping[str, Mapping[str, float]], between: str = "   "
+) -> str:
+    beside = [f"{name.replace('_', ' ')} {other[case]:.2f}" for name, other in others.items()]
+    return between.join([f"{errors[case]:.2f}", *beside])
+
+
+def _picture(places: DemoPlaces, case: str) -> Path:
+    return places.run / f"matches_{case}.png"
+
+
 def _draw(places: DemoPlaces, pair: Mapping[str, str]) -> Path:
     """Draw what was found in a pair, and return the picture's path."""
     from monai_ext.report.match_picture import match_picture
 
-    target = places.run / f"matches_{pair['case']}.png"
+    target = _picture(places, pair["case"])
     fixed, moving = (places.data / pair[key] for key in ("fixed", "moving"))
     with atomic_write(target) as temporary:
         match_picture(fixed, moving, _matches(places.scores / "points.csv", pair["case"])).save(temporary)

@@ -5,13 +5,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
+from monai_ext.commands._bundle import read_json
 from monai_ext.commands._run_step import bundle_words
 
 Step = tuple[str, list[str]]  # a title, and what python is to run
 
 FIRST = "sam2_unet"  # the bundle of the README's first command
+CONFIG, BRIEF = "demo.json", "demo_brief.json"
+
+
+class Outcome(NamedTuple):
+    """What a demo led to: figures as text, files to open, pictures to show; each by its title."""
+
+    figures: dict[str, str]
+    files: dict[str, Path]
+    pictures: dict[str, Path]
 
 
 class DemoPlan(Protocol):
@@ -35,6 +45,9 @@ class DemoPlan(Protocol):
             InputError: it is less than promised.
         """
 
+    def outcome(self) -> Outcome:
+        """Return what the page of all demos says of this one, after `conclude`."""
+
 
 @dataclass(frozen=True)
 class DemoPlaces:
@@ -43,10 +56,12 @@ class DemoPlaces:
     Args:
         bundle: folder of the bundle.
         root: folder of all that the demo writes.
+        brief: whether the bundle's ``demo_brief.json`` shortens the trainings, where there is one.
     """
 
     bundle: Path
     root: Path
+    brief: bool = False
 
     @property
     def data(self) -> Path:
@@ -76,11 +91,24 @@ class DemoPlaces:
     @property
     def config(self) -> Path:
         """The bundle's ``demo.json``."""
-        return self.bundle / "configs" / "demo.json"
+        return self.bundle / "configs" / CONFIG
+
+    @property
+    def on_top(self) -> list[str]:
+        """The configs of the demo, later ones on top."""
+        shorter = self.brief and (self.bundle / "configs" / BRIEF).is_file()
+        return [CONFIG, BRIEF] if shorter else [CONFIG]
+
+    def read_wishes(self) -> dict[str, Any]:
+        """Return what these configs say together."""
+        wishes: dict[str, Any] = {}
+        for name in self.on_top:
+            wishes |= read_json(self.bundle / "configs" / name)
+        return wishes
 
     def bundle_run(self, run_id: str, files: list[str], more: list[str], output_dir: Path | None = None) -> list[str]:
-        """Return the words that run the bundle with ``demo.json`` on top, into ``scores`` or another folder."""
-        words = bundle_words(self.bundle, run_id, [*files, "demo.json"])
+        """Return the words that run the bundle with the demo's configs on top, into ``scores`` or another folder."""
+        words = bundle_words(self.bundle, run_id, [*files, *self.on_top])
         words += ["--output_dir", str(output_dir or self.scores), "--ckpt_dir", str(self.models)]
         return [*words, *more]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_ext.commands._bundle import read_json
-from monai_ext.commands._demo_places import DemoPlaces, Step
+from monai_ext.commands._demo_places import DemoPlaces, Outcome, Step
 from monai_ext.commands._run_step import as_words
 from monai_ext.errors import InputError
 
@@ -77,16 +77,38 @@ class SegmentationDemo:
     def conclude(self, promised: bool) -> None:
         """See `DemoPlan`."""
         places = self.places
-        scores = _dice(places.scores)
-        others = {name: _dice(places.scores / name) for name in self.evaluations}
+        scores, others = self._scores()
         for label, score in scores.items():
-            beside = "".join(f"   {name.replace('_', ' ')} {other[label]:.3f}" for name, other in others.items())
-            print(f"  Dice {label:14s} {score:.3f}{beside}")
+            print(f"  Dice {label:14s} {_side_by_side(label, score, others)}")
         print(f"  report      {places.report}")
         print(f"  label map   {places.scores / 'predictions' / 'image.nii.gz'}")
         print(f"  network     {places.models / 'model.ts'}, {places.models / 'model.onnx'}")
         if promised and self.expected:
             self._compare(scores, others)
+
+    def outcome(self) -> Outcome:
+        """See `DemoPlan`."""
+        places = self.places
+        scores, others = self._scores()
+        drawn = sorted((places.scores / "overlays").glob("epoch_*.png"))[-1:]
+        return Outcome(
+            {f"Dice, {label}": _side_by_side(label, score, others, "; ") for label, score in scores.items()},
+            {
+                "report": places.report,
+                "label map": places.scores / "predictions" / "image.nii.gz",
+                "TorchScript": places.models / "model.ts",
+                "ONNX": places.models / "model.onnx",
+            },
+            {
+                f"validation slab: image, truth and prediction, {picture.stem.replace('_', ' ')}": picture
+                for picture in drawn
+            },
+        )
+
+    def _scores(self) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+        """Return the Dice of the usual evaluation, and of the others by name."""
+        scores = self.places.scores
+        return _dice(scores), {name: _dice(scores / name) for name in self.evaluations}
 
     def _compare(self, scores: dict[str, float], others: dict[str, dict[str, float]]) -> None:
         """Fail if the scores are less than the README promises."""
@@ -107,6 +129,11 @@ def _dice(folder: Path) -> dict[str, float]:
     """Return the mean Dice of each class in an evaluation's folder."""
     summary = read_json(folder / "summary.json")
     return {item["name"]: item["metrics"]["dice"]["mean"] for item in summary["classes"]}
+
+
+def _side_by_side(label: str, score: float, others: Mapping[str, Mapping[str, float]], between: str = "   ") -> str:
+    beside = [f"{name.replace('_', ' ')} {other[label]:.3f}" for name, other in others.items()]
+    return between.join([f"{score:.3f}", *beside])
 
 
 def _mean(scores: Mapping[str, float], labels: Iterable[str]) -> float:
