@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from datetime import timedelta
 
@@ -11,6 +12,8 @@ import torch.distributed as dist
 import torch.nn as nn
 
 from monai_ext.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 
 def rank() -> int:
@@ -46,6 +49,10 @@ def local_device() -> torch.device:
 def start(timeout_minutes: float = 120.0) -> None:
     """Join the process group that torchrun describes: NCCL on GPUs, gloo on CPUs.
 
+    With ``--max-restarts`` torchrun starts all processes again when one has died. It keeps the store in which they
+    find each other, with the addresses of the dead, unless ``TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1``; then a warning
+    says so.
+
     Args:
         timeout_minutes: how long processes wait for each other; validation of large volumes may be uneven.
 
@@ -56,6 +63,14 @@ def start(timeout_minutes: float = 120.0) -> None:
         raise InputError(
             "multi_gpu_*.json needs several processes; start it by "
             "`torchrun --nproc_per_node=2 -m monai.bundle run ...`, or leave that file out."
+        )
+    if (
+        os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
+    ):
+        logger.warning(
+            "torchrun --max-restarts may bring processes together with the addresses of dead ones, which fails; start "
+            "it with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment."
         )
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, timeout=timedelta(minutes=timeout_minutes))
