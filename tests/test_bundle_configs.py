@@ -25,7 +25,7 @@ OVERRIDES = [f for f in CONFIGS if f.name not in STANDALONE and not f.match(PRET
 READ_BY_COMMANDS = {
     "expected_dice", "demo_datalist", "demo_evaluations", "demo_not_below", "dg_variants", "demo_plan",
     "expected_error_mm", "expected_gain", "demo_pretraining", "demo_pretraining_config", "demo_unlabelled",
-    "compared_experts", "demo_plain",
+    "compared_experts", "demo_plain", "demo_pretraining_knobs",
 }  # fmt: skip
 MACROS = {"train.json": "training", "evaluate.json": "evaluating", "inference.json": "inferring"}
 REFERENCE = re.compile(r"[@%](?:::|#)?([A-Za-z_][\w]*(?:(?:::|#)\w+)*)")
@@ -99,7 +99,7 @@ def test_whole_scans_are_read_in_training_as_in_validation(bundle: Path) -> None
         assert train["train"]["reading"]["transforms"] == train["validate"]["preprocessing"]["transforms"]
 
 
-@pytest.mark.parametrize("name", ["logging.conf", "multi_gpu_train.json"])
+@pytest.mark.parametrize("name", ["logging.conf", "multi_gpu_train.json", "multi_gpu_inference.json"])
 def test_files_that_all_bundles_have_are_the_same_bytes(name: str) -> None:
     assert len({(bundle / "configs" / name).read_bytes() for bundle in BUNDLES}) == 1
 

@@ -22,6 +22,7 @@ from monai_ext.data.scan_list import load_scan_list
 from monai_ext.data.scan_pair_dataset import ScanPairDataset
 from monai_ext.data.site_datalist import load_site_datalist
 from monai_ext.data.slice_dataset import SliceDataset
+from monai_ext.data.undone import undone
 
 __all__ = [
     "EmbeddedSliceDataset",
@@ -47,5 +48,6 @@ __all__ = [
     "read_point_pairs",
     "read_points",
     "slice_share",
+    "undone",
     "write_points",
 ]

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from monai_ext.data._pair_scans import PairScans
+from monai_ext.data._partners import Partners
 from monai_ext.data.pair_source import PairSource
 from monai_ext.data.scan_pair_dataset import ScanPairDataset
 from monai_ext.errors import InputError, find_input_error
@@ -86,8 +87,9 @@ class RegistrationPairDataset(Dataset):
         space: ``RAS`` or ``LPS``, of files of points that do not state it.
 
     Raises:
-        InputError: no item; an argument out of its range; scans that have no partner and are not to be simulated;
-            labels that are missing. By an item: files that are broken or do not fit together.
+        InputError: no item to draw from (of listed pairs none may be left); an argument out of its range; scans that
+            have no partner and are not to be simulated; labels that are missing. By an item: files that are broken or
+            do not fit together.
 
     Example:
         >>> class Twice:
@@ -119,7 +121,8 @@ class RegistrationPairDataset(Dataset):
         cache_dir: str | Path | None = None,
         space: str | None = None,
     ) -> None:
-        _check(data, simulate_prob, subjects, pairs_per_epoch)
+        drawn = simulate is not None or pairs_per_epoch is not None
+        _check(data, drawn, simulate_prob, subjects, pairs_per_epoch)
         if simulate_prob > 0 and simulate is None:
             raise ValueError("simulate_prob above 0 needs simulate.")
         self.data = list(data)
@@ -132,8 +135,8 @@ class RegistrationPairDataset(Dataset):
         self.keys = None if keys is None else tuple(keys)
         self.seed = seed
         self.same_each_epoch = same_each_epoch
-        self._partners = _partners(self.data, subjects)
-        lonely = [item["case"] for item, others in zip(self.data, self._partners, strict=True) if not others]
+        self._partners = Partners(self.data, subjects)
+        lonely = [item["case"] for index, item in enumerate(self.data) if not self._partners.of(index)]
         if lonely and simulate is None:
             raise InputError(f"{lonely[0]}: there is no scan of a {subjects} subject to register it with; add scans.")
         if require_labels:
@@ -165,8 +168,8 @@ class RegistrationPairDataset(Dataset):
         epoch = 0 if self.same_each_epoch else int(self._epoch)
         draw = np.random.default_rng([self.seed, epoch, index])
         moving = index if self.pairs_per_epoch is None else int(draw.integers(len(self.data)))
-        partners, seed = self._partners[moving], int(draw.integers(2**31))
-        simulated = not partners or (draw.random() < self.simulate_prob and moving not in partners)
+        partners, seed = self._partners.of(moving), int(draw.integers(2**31))
+        simulated = not partners or (draw.random() < self.simulate_prob and "reference" not in self.data[moving])
         return Drawn(moving, None if simulated else partners[int(draw.integers(len(partners)))], seed)
 
     def _files(self, pair: Drawn) -> Item:
@@ -209,8 +212,8 @@ class RegistrationPairDataset(Dataset):
         return {key: _plain(packed[key]) for key in self.keys if key in packed}
 
 
-def _check(data: Sequence[Item], simulate_prob: float, subjects: str, pairs_per_epoch: int | None) -> None:
-    if not data:
+def _check(data: Sequence[Item], drawn: bool, simulate_prob: float, subjects: str, pairs_per_epoch: int | None) -> None:
+    if drawn and not data:
         raise InputError("no scan to register; dataset_dir leads to an empty list.")
     if not 0 <= simulate_prob <= 1:
         raise InputError(f"simulate_prob must be in [0, 1], got {simulate_prob}.")
@@ -218,17 +221,6 @@ def _check(data: Sequence[Item], simulate_prob: float, subjects: str, pairs_per_
         raise InputError(f"subjects must be one of {', '.join(SUBJECTS)}, got {subjects!r}.")
     if pairs_per_epoch is not None and pairs_per_epoch < 1:
         raise InputError(f"pairs_per_epoch must be at least 1 or null, got {pairs_per_epoch}.")
-
-
-def _partners(data: Sequence[Item], subjects: str) -> list[list[int]]:
-    """Return for each item the indices that it can be paired with; what is a pair already, with itself."""
-    scans = [index for index, item in enumerate(data) if "reference" not in item]
-
-    def fits(one: int, other: int) -> bool:
-        same = data[one]["subject"] == data[other]["subject"]
-        return one != other and (subjects == "any" or same == (subjects == "same"))
-
-    return [[i] if "reference" in item else [j for j in scans if fits(i, j)] for i, item in enumerate(data)]
 
 
 def _require_labels(data: Sequence[Item]) -> None:

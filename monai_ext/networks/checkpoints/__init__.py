@@ -15,6 +15,7 @@ from monai_ext.networks.checkpoints.sam import import_sam, load_sam, plain_sam_s
 from monai_ext.networks.checkpoints.sam2_unet import import_sam2_unet, load_trunk, trunk_state
 from monai_ext.networks.checkpoints.sam_resize import fit_sam, resize_plain_sam
 from monai_ext.networks.checkpoints.samora import import_samora
+from monai_ext.networks.checkpoints.starting import load_start
 from monai_ext.networks.state_match import StateMatch, check, compare
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "load_desam",
     "load_inflated_resnet",
     "load_sam",
+    "load_start",
     "load_trunk",
     "plain_sam_state",
     "read_state",
