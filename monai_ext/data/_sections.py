@@ -173,6 +173,7 @@ def _case_names(paths: list[str], root: Path) -> list[str]:
     """Use the stem where it is unique, else the path below the root, and as the last resort a number."""
     count = Counter(stem_of(path) for path in paths)
     taken: set[str] = set()
+    last: Counter[str] = Counter()  # number that a name got last; to try them all again would take for ever
     names = []
     for path in paths:
         folders = (
@@ -180,10 +181,9 @@ def _case_names(paths: list[str], root: Path) -> list[str]:
         )
         parts = [stem_of(path)] if count[stem_of(path)] == 1 else [*folders, stem_of(path)]
         name = unique = re.sub(r"[^\w.-]+", "_", "_".join(parts)).strip("_.") or "case"
-        number = 1
         while unique in taken:
-            number += 1
-            unique = f"{name}-{number}"
+            last[name] = max(last[name], 1) + 1
+            unique = f"{name}-{last[name]}"
         taken.add(unique)
         names.append(unique)
     return names

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from monai_ext.data._embedding_file import EmbeddingEntry
 from monai_ext.data._sections import some
 from monai_ext.data._share_out import share_out, together
 from monai_ext.data._sizes import free_bytes, size_text
@@ -91,10 +92,15 @@ class EmbeddingPlan:
 
     def changes(self) -> list[str]:
         """Return a sentence for each way in which what is stored is outdated, naming the cases."""
-        entries = self.embeddings.store.entries()
+        near: dict[tuple[str, str], list[EmbeddingEntry]] = {}
+        for entry in self.embeddings.store.entries():
+            for name in {("image", entry.key.image), ("case", entry.key.case)}:
+                near.setdefault(name, []).append(entry)
         outdated: dict[tuple[str, ...], list[str]] = {}
         for index in self.missing:
-            changed = self.embeddings.store.stale(self._found[index].key, entries)
+            key = self._found[index].key
+            entries = [*near.get(("image", key.image), []), *near.get(("case", key.case), [])]
+            changed = self.embeddings.store.stale(key, sorted(entries, key=lambda e: (e.last_used, e.path.name)))
             outdated.setdefault(changed, []).append(self._cases[index])
         outdated.pop((), None)
         return [

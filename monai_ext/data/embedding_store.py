@@ -200,12 +200,13 @@ class EmbeddingStore:
         return (*changed, *(["precision"] if entry.precision != self._precision else []))
 
     def _check_room(self, wanted: int, part: Path, name: str) -> None:
-        others = self.size() - _size_of(part)
-        if self.size_budget is not None and others + wanted > self.size_budget:
-            raise InputError(
-                f"{self.folder}: the embeddings of {name} take {_megabytes(wanted)}, and {_megabytes(others)} of "
-                f"size_budget {_megabytes(self.size_budget)} are used; raise it, or remove old ones (prune)."
-            )
+        if self.size_budget is not None:  # looks at every file
+            others = self.size() - _size_of(part)
+            if others + wanted > self.size_budget:
+                raise InputError(
+                    f"{self.folder}: the embeddings of {name} take {_megabytes(wanted)}, and {_megabytes(others)} of "
+                    f"size_budget {_megabytes(self.size_budget)} are used; raise it, or remove old ones (prune)."
+                )
         free = shutil.disk_usage(self.folder).free + _allocated(part)
         if wanted > free:
             raise InputError(

@@ -88,7 +88,7 @@ def check_outputs(pairs: Iterable[ScanPair], further: Iterable[Path] = ()) -> No
 
 def record_of(path: Path) -> Path:
     """Return the file beside a list in which `PairRecord` keeps what is done."""
-    return path.with_name(f"{path.name}.record.json")
+    return path.with_name(f"{path.name}.record.jsonl")
 
 
 def is_same_file(one: Path, other: Path) -> bool:

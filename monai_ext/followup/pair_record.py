@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from monai_ext.data.embedding_key import hash_image
 from monai_ext.data.fingerprint import digest
-from monai_ext.files import write_json
 from monai_ext.followup.pair_list import ScanPair
 
 
@@ -17,7 +17,9 @@ class PairRecord:
     """A file beside a list of pairs that says from what each result was made.
 
     A result counts as done if it is there and the content of both scans, of the points, and everything else that it
-    depends on is what it was. A file that is missing or damaged only costs the work of doing it again.
+    depends on is what it was. Each result adds a line, since a file that is written anew for each of very many would
+    take longer than the matching; of several lines about one result the last counts. A file that is missing, or a line
+    that is damaged or cut off by a crash, only costs the work of doing that again.
 
     Args:
         path: of the record.
@@ -26,7 +28,7 @@ class PairRecord:
     Example:
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())
-        >>> record = PairRecord(folder / "pairs.record.json", {"mode": "nn"})
+        >>> record = PairRecord(folder / "pairs.record.jsonl", {"mode": "nn"})
         >>> pair = ScanPair(*(folder / name for name in ("a.nii", "b.nii", "points.csv", "out.csv")))
         >>> for path in (*pair.inputs, pair.output):
         ...     _ = path.write_text("content", encoding="utf-8")
@@ -51,8 +53,13 @@ class PairRecord:
 
     def add(self, pair: ScanPair) -> None:
         """Note that the pair's results have been written, after `is_done` had been asked."""
-        self._done[self._name(pair)] = self._state(pair)
-        write_json(self.path, {"results": dict(sorted(self._done.items()))})
+        name, state = self._name(pair), self._state(pair)
+        self._done[name] = state
+        line = json.dumps({"output": name, "state": state}, ensure_ascii=False)
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(f"\n{line}\n")  # the line before may have been cut off
+            file.flush()
+            os.fsync(file.fileno())
 
     def _name(self, pair: ScanPair) -> str:
         return str(pair.output.absolute())
@@ -70,7 +77,14 @@ class PairRecord:
 
 def _read(path: Path) -> dict[str, str]:
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))["results"]
-        return {str(name): str(state) for name, state in results.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        lines = path.read_bytes().splitlines()
+    except OSError:
         return {}
+    done: dict[str, str] = {}
+    for line in lines:
+        try:
+            entry = json.loads(line)
+            done[str(entry["output"])] = str(entry["state"])
+        except (ValueError, KeyError, TypeError):
+            continue
+    return done

@@ -55,7 +55,7 @@ def words_of(line: str, folder: Path) -> list[str]:
 
 def test_the_pages_for_a_newcomer_work_one_after_the_other(place: Path, warm: WarmPython) -> None:
     lines = [line for page in PAGES for line in commands_of(page)]
-    assert len(lines) == 9
+    assert len(lines) == 10
     for line in lines:
         result = warm.call(words_of(line, place), place)
         assert result.returncode == 0, f"{line}\n{result.stdout[-1500:]}\n{result.stderr[-1500:]}"

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from monai_ext.data import load_datalist
+from monai_ext.data._sections import complete_items
 from monai_ext.errors import InputError
 
 
@@ -108,6 +109,13 @@ def test_cases_of_equal_file_names_get_names_of_their_own(tmp_path: Path) -> Non
     (tmp_path / "datalist.json").write_text(json.dumps({"training": files, "validation": [files[0]]}), encoding="utf-8")
     cases = names(load_datalist(tmp_path, "training")) + names(load_datalist(tmp_path, "validation"))
     assert cases == ["x_sub-0_t_1", "x_sub-1_t_1", "y_sub-0_t_1", "y_sub-1_t_1", "x_sub-0_t_1-2"]
+
+
+def test_very_many_equal_names_are_numbered_one_after_the_other(tmp_path: Path) -> None:
+    items = [{"image": str(tmp_path / "x-3.nii.gz")}, *({"image": str(tmp_path / "x.nii.gz")} for _ in range(20_000))]
+    cases = names(complete_items(items, tmp_path))
+    assert cases[:4] == ["x-3", "x", "x-2", "x-4"]
+    assert len(set(cases)) == len(cases)
 
 
 def test_inference_takes_a_folder_a_file_or_a_dicom_series(tmp_path: Path) -> None:

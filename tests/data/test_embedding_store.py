@@ -203,6 +203,15 @@ def test_the_budget_is_kept_before_anything_is_written(tmp_path: Path) -> None:
     assert store.begin(KEY, SHAPES, 3) is None
 
 
+def test_without_a_budget_nobody_looks_at_every_file_before_each_volume(
+    store: EmbeddingStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(EmbeddingStore, "size", lambda self: pytest.fail("all files were looked at"))
+    writer = store.begin(replace(KEY, image="another"), SHAPES, 2)
+    assert writer is not None
+    writer.close()
+
+
 def test_what_is_being_written_counts_whole_and_only_once(store: EmbeddingStore) -> None:
     writer = store.begin(KEY, SHAPES, 3)
     assert writer is not None

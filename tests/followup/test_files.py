@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -98,7 +100,7 @@ def test_a_list_may_ask_for_pages(tmp_path: Path) -> None:
         (("a.nii,b.nii,p.csv,p.csv",), r"p\.csv: would overwrite the input"),
         (("a.nii,b.nii,p.csv,x.csv", "a.nii,b.nii,x.csv,y.csv"), r"x\.csv: would overwrite the input"),
         (("a.nii,b.nii,p.csv,pairs.csv",), r"pairs\.csv: would overwrite the input"),
-        (("a.nii,b.nii,p.csv,pairs.csv.record.json",), r"record\.json: .*"),
+        (("a.nii,b.nii,p.csv,pairs.csv.record.jsonl",), r"record\.jsonl: .*"),
         (("a.nii,b.nii,p.csv,x.csv", "a.nii,c.nii,p.csv,./x.csv"), r"x\.csv: would be written twice"),
         (("a.nii,b.nii,p.csv,link.csv",), r"link\.csv: would overwrite the input"),
         (("a.nii,b.nii,p.csv,folder.csv",), r"folder\.csv: must be a file"),
@@ -132,7 +134,7 @@ def pair(tmp_path: Path) -> ScanPair:
 
 def test_a_pair_is_done_until_an_input_its_output_or_the_settings_change(pair: ScanPair, tmp_path: Path) -> None:
     def record(mode: str = "nn") -> PairRecord:
-        return PairRecord(tmp_path / "record.json", {"mode": mode})
+        return PairRecord(tmp_path / "record.jsonl", {"mode": mode})
 
     first = record()
     assert not first.is_done(pair)
@@ -148,18 +150,31 @@ def test_a_pair_is_done_until_an_input_its_output_or_the_settings_change(pair: S
 
 
 def test_a_record_that_is_damaged_costs_work_and_nothing_else(pair: ScanPair, tmp_path: Path) -> None:
-    for text in ("", "{", "[]", '{"results": 3}', '{"results": {"x": [1]}}'):
-        (tmp_path / "record.json").write_text(text, encoding="utf-8")
-        record = PairRecord(tmp_path / "record.json", {})
+    for text in ("", "{", "[]", "3", '{"output": "out.csv"}', '{"output": "x", "sta'):
+        (tmp_path / "record.jsonl").write_text(text, encoding="utf-8")
+        record = PairRecord(tmp_path / "record.jsonl", {})
         assert not record.is_done(pair)
     record.add(pair)
-    assert PairRecord(tmp_path / "record.json", {}).is_done(pair)
+    assert PairRecord(tmp_path / "record.jsonl", {}).is_done(pair)
+
+
+def test_each_pair_adds_a_line_and_the_last_one_about_it_counts(pair: ScanPair, tmp_path: Path) -> None:
+    record = PairRecord(tmp_path / "record.jsonl", {})
+    sizes = []
+    for number in range(4):
+        record.add(replace(pair, output=tmp_path / f"out{number}.csv"))
+        sizes.append((tmp_path / "record.jsonl").stat().st_size)
+    assert {later - earlier for earlier, later in pairwise(sizes)} == {sizes[0]}
+    record.add(pair)
+    PairRecord(tmp_path / "record.jsonl", {"mode": "mutual"}).add(pair)
+    assert not PairRecord(tmp_path / "record.jsonl", {}).is_done(pair)
+    assert PairRecord(tmp_path / "record.jsonl", {"mode": "mutual"}).is_done(pair)
 
 
 def test_a_pair_whose_input_is_missing_is_told(pair: ScanPair, tmp_path: Path) -> None:
     pair.moving.unlink()
     with pytest.raises(InputError, match=r"b\.nii: no such file"):
-        PairRecord(tmp_path / "record.json", {}).is_done(pair)
+        PairRecord(tmp_path / "record.jsonl", {}).is_done(pair)
 
 
 @pytest.mark.parametrize(
