@@ -8,12 +8,15 @@ from monai_ext.handlers.case_scores import CaseScores
 from monai_ext.handlers.displacement_scores import DisplacementScores
 from monai_ext.handlers.epoch_seed import EpochSeed
 from monai_ext.handlers.experts_loader import ExpertsLoader
+from monai_ext.handlers.feature_panels import FeaturePanels
 from monai_ext.handlers.held_out_loss import HeldOutLoss
 from monai_ext.handlers.landmark_scores import LandmarkScores
+from monai_ext.handlers.loss_epoch import LossEpoch
 from monai_ext.handlers.loss_terms import LossTerms
 from monai_ext.handlers.masked_panels import MaskedPanels
 from monai_ext.handlers.match_error import MatchError
 from monai_ext.handlers.match_overlays import MatchOverlays
+from monai_ext.handlers.neighbour_pictures import NeighbourPictures
 from monai_ext.handlers.progress import EpochProgress
 from monai_ext.handlers.registration_error import RegistrationError
 from monai_ext.handlers.registration_overlays import RegistrationOverlays
@@ -26,6 +29,7 @@ from monai_ext.handlers.sample_pictures import SamplePictures
 from monai_ext.handlers.save_matches import SaveMatches
 from monai_ext.handlers.save_registrations import SaveRegistrations
 from monai_ext.handlers.stop_after import StopAfter
+from monai_ext.handlers.view_panels import ViewPanels
 from monai_ext.handlers.weights_loader import WeightsLoader
 
 __all__ = [
@@ -37,12 +41,15 @@ __all__ = [
     "EpochProgress",
     "EpochSeed",
     "ExpertsLoader",
+    "FeaturePanels",
     "HeldOutLoss",
     "LandmarkScores",
+    "LossEpoch",
     "LossTerms",
     "MaskedPanels",
     "MatchError",
     "MatchOverlays",
+    "NeighbourPictures",
     "RegistrationError",
     "RegistrationOverlays",
     "RunCheckpoint",
@@ -54,5 +61,6 @@ __all__ = [
     "SaveMatches",
     "SaveRegistrations",
     "StopAfter",
+    "ViewPanels",
     "WeightsLoader",
 ]

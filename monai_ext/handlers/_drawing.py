@@ -91,6 +91,23 @@ def draw(samples: Sequence[Sample], panel: int = 256) -> Image.Image:
     return sheet
 
 
+def draw_grid(rows: Sequence[Sequence[Sample]], panel: int = 256) -> Image.Image:
+    """Draw one row of pictures for each row of samples; ``panel`` is the longest side of a picture in pixels."""
+    drawn = [[draw([sample], panel) for sample in row] for row in rows]
+    width = max(picture.width for row in drawn for picture in row)
+    height = max(picture.height for row in drawn for picture in row)
+    sheet = Image.new("RGB", (width * max(map(len, drawn)), height * len(drawn)), PAPER)
+    for top, row in enumerate(drawn):
+        for left, picture in enumerate(row):
+            sheet.paste(picture, (left * width, top * height))
+    return sheet
+
+
+def grey_or_rgb(picture: Tensor) -> np.ndarray:
+    """Return (C, H, W) as (H, W, 3) uint8; of another number of channels than three the middle one is shown."""
+    return _colours(_plain(picture), is_volume=False)
+
+
 def _turned(value: Tensor) -> Tensor:
     is_volume = value.ndim == 4
     return Orientation("RAS", labels=None)(value) if is_volume and isinstance(value, MetaTensor) else value

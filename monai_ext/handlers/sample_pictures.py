@@ -7,15 +7,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from PIL import Image
 from torch import Tensor
 
-from monai_ext.handlers._drawing import PAPER, Sample, draw
+from monai_ext.handlers._drawing import Sample, draw_grid, grey_or_rgb
 from monai_ext.handlers._epoch_pictures import EpochPictures
 from monai_ext.handlers._results import CaseResult
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch.utils.tensorboard import SummaryWriter
 
 WORDS = {"image": "given", "pred": "made of it", "label": "wanted"}
@@ -68,31 +67,15 @@ class SamplePictures(EpochPictures[list[Sample]]):
             raise ValueError("there is no picture (C, H, W) in the output.")
         titles = [f"{name}  {title}" if number == 0 else title for number, title in enumerate(pictures)]
         return [
-            Sample(title, _grey_or_rgb(picture), {}, 1.0)
+            Sample(title, grey_or_rgb(picture), {}, 1.0)
             for title, picture in zip(titles, pictures.values(), strict=True)
         ]
 
-    def draw(self, samples: list[list[Sample]]) -> Image.Image:
+    def draw(self, samples: list[list[Sample]]) -> Image:
         """Draw a row for each case."""
-        rows = [[draw([sample], self.panel) for sample in row] for row in samples]
-        width = max(picture.width for row in rows for picture in row)
-        height = max(picture.height for row in rows for picture in row)
-        sheet = Image.new("RGB", (width * max(map(len, rows)), height * len(rows)), PAPER)
-        for top, row in enumerate(rows):
-            for left, picture in enumerate(row):
-                sheet.paste(picture, (left * width, top * height))
-        return sheet
+        return draw_grid(samples, self.panel)
 
 
 def _pictures(output: Mapping[str, Any]) -> dict[str, Tensor]:
     found = {word: output.get(key) for key, word in WORDS.items()}
     return {word: value for word, value in found.items() if isinstance(value, Tensor) and value.ndim == 3}
-
-
-def _grey_or_rgb(picture: Tensor) -> np.ndarray:
-    """Return (C, H, W) as (H, W, 3) uint8; of another number of channels than three the middle one is shown."""
-    picture = picture.detach().cpu().float()
-    channels = picture if len(picture) == 3 else picture[len(picture) // 2][None].expand(3, -1, -1)
-    values = np.nan_to_num(channels.permute(1, 2, 0).numpy())
-    low, high = np.percentile(values, (0.5, 99.5))
-    return (np.clip((values - low) / max(high - low, 1e-12), 0, 1) * 255).round().astype(np.uint8)

@@ -13,6 +13,7 @@ from monai_ext.losses.reconstruction_loss import ReconstructionLoss
 from monai_ext.losses.registration_loss import RegistrationLoss
 from monai_ext.losses.samed_loss import SAMedLoss
 from monai_ext.losses.self_prompt_loss import SelfPromptLoss
+from monai_ext.losses.staged_samed_loss import StagedSAMedLoss
 from monai_ext.losses.structure_loss import StructureLoss
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "RegistrationLoss",
     "SAMedLoss",
     "SelfPromptLoss",
+    "StagedSAMedLoss",
     "StructureLoss",
     "embedding_distance",
     "hard_negatives",

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from monai_ext.errors import InputError
 
-REMEDY = "use the backbone (sam_type), number of classes and tuning that the weights were made with."
+REMEDY = "use the backbone (sam_type), number of classes, tuning and decoder that the weights were made with."
 
 
 @dataclass(frozen=True)

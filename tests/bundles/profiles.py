@@ -238,6 +238,7 @@ SAMORA = Profile(
         "thirteen-classes-delta-few-slices": {
             "num_classes": 13, "use_checkpoint": True, "empty_slices": 0.5, "expert_signal": "delta", "hl_norm": True,
             "hl_scope": "window", "label_fraction": 0.5, "split_by": "slice", "metric_convention": "samed",
+            "decoder": "hsam",
         },
         "amp-accumulation": {
             "amp": True, "accumulation_steps": 2, "clip_norm": 1.0, "train_prompt_encoder": True, "hl_blocks": None,

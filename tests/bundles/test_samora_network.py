@@ -15,6 +15,7 @@ from samora.network import SAMora
 from torch import Tensor
 
 from monai_ext.networks.checkpoints.base_hash import base_hash
+from monai_ext.networks.layers.letterbox import Letterbox
 from monai_ext.networks.nets.experts_encoder import ExpertsEncoder
 from monai_ext.networks.nets.sam import build_plain_sam, build_published_encoder, build_sam_encoder
 from tests.contracts import NetworkContract
@@ -105,6 +106,21 @@ class TestOneExpert(NetworkContract):
         return 2
 
 
+class TestTwoStages(NetworkContract):
+    key_count = 403
+    some_keys = ("second_decoder.enhance.gate.weight", "second_decoder.blocks.1.tokens_to_pixels.query.weight")
+    without_gradient = QUALITY
+
+    def build(self) -> nn.Module:
+        return build(decoder="hsam", num_classes=3, experts=("patch",))
+
+    def image(self, batch: int = 2, height: int = 64, width: int = 64) -> Tensor:
+        return images(batch, height, width)
+
+    def out_channels(self) -> int:
+        return 3
+
+
 COUNTS = [
     ("vit_b", 9, {}, 47_227_273),
     ("vit_b", 1, {}, 46_245_026),
@@ -117,6 +133,8 @@ COUNTS = [
     ("vit_b", 9, {"experts": ("pixel",)}, 4_759_945),
     ("vit_b", 9, {"experts": ()}, 4_759_945),
     ("vit_b", 9, {"train_prompt_encoder": True}, 47_227_273 + 6_220),
+    ("vit_b", 9, {"decoder": "hsam"}, 47_227_273 + 8_019_466),
+    ("vit_b", 1, {"decoder": "hsam"}, 46_245_026 + 6_146_707),
 ]
 
 
@@ -129,11 +147,12 @@ def test_what_trains_has_the_known_number_of_weights(
     assert sum(weight.numel() for weight in network.parameters() if weight.requires_grad) == trained
 
 
-def test_hl_attention_and_the_decoder_train_and_all_else_is_frozen() -> None:
-    network = build()
+@pytest.mark.parametrize(("decoder", "more"), [("samed", set()), ("hsam", {"second_decoder"})])
+def test_hl_attention_and_the_decoder_train_and_all_else_is_frozen(decoder: str, more: set[str]) -> None:
+    network = build(decoder=decoder)
     trains = {name.split(".")[0] for name, weight in network.named_parameters() if weight.requires_grad}
     frozen = {name.split(".")[0] for name, weight in network.named_parameters() if not weight.requires_grad}
-    assert (trains, frozen) == ({"hl_attention", "mask_decoder"}, {"image_encoder", "prompt_encoder"})
+    assert (trains, frozen) == ({"hl_attention", "mask_decoder"} | more, {"image_encoder", "prompt_encoder"})
 
 
 def plain_encoder(network: SAMora) -> nn.Module:
@@ -205,6 +224,31 @@ def test_training_gives_the_decoders_own_logits_without_the_padding(num_classes:
     assert low.shape == (2, max(num_classes, 2), 9, 16)  # 33 of 64 rows hold the image
     with torch.no_grad():
         torch.testing.assert_close(network.eval()(batch), logits)
+
+
+@pytest.mark.parametrize("num_classes", [1, 2, 13])
+def test_two_stages_are_trained_at_their_own_resolution_and_their_mean_is_the_result(num_classes: int) -> None:
+    network, batch = build(num_classes=num_classes, decoder="hsam", hsam_noise=0.0, hsam_dropout=0.0), images()
+    with torch.no_grad():
+        logits, first, second = network.train()(batch)
+        assert torch.equal(network.eval()(batch), logits)
+        stages = network._decode(network._encode(batch, Letterbox.of(batch, SIDE)))
+    assert (first.shape[2:], second.shape[2:]) == ((9, 16), (33, 64))  # 33 of 64 rows hold the image
+    enlarged = F.interpolate(stages[0], size=SIDE, mode="bilinear", align_corners=False)
+    mean = ((enlarged + stages[1]) / 2)[..., :33, :]
+    if_one = mean if num_classes > 1 else mean[:, 1:] - mean[:, :1]
+    expected = F.interpolate(if_one, size=batch.shape[2:], mode="bilinear", align_corners=False)
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_seed_gives_the_rest_of_the_network_the_same_weights_with_either_decoder() -> None:
+    states = []
+    for decoder in ("samed", "hsam"):
+        torch.manual_seed(0)
+        states.append(SAMora(sam_type="vit_tiny", image_size=SIDE, decoder=decoder).state_dict())
+    one, two = states
+    assert all(torch.equal(weight, two[name]) for name, weight in one.items())
+    assert {name.split(".")[0] for name in two.keys() - one.keys()} == {"second_decoder"}
 
 
 def test_the_sigmoid_of_one_object_is_the_softmax_of_two_classes() -> None:
@@ -281,6 +325,8 @@ def test_mixed_precision_stays_close() -> None:
         ({"experts": "image"}, "each once"),
         ({"expert_signal": "sum"}, "full, delta, got 'sum'"),
         ({"hl_scope": "block"}, "full, window, got 'block'"),
+        ({"decoder": "unet"}, "samed, hsam, got 'unet'"),
+        ({"decoder": "hsam", "hsam_noise": -1.0}, "strength"),
         ({"hl_blocks": [6]}, r"\[0, 1, 2, 3, 4, 5\], got \[6\]"),
         ({"hl_blocks": []}, "got"),
         ({"lora_blocks": [1, 2], "hl_blocks": [0]}, r"\[1, 2\], got \[0\]"),

@@ -64,6 +64,7 @@ def test_it_trains_and_keeps_the_epoch_of_least_held_out_loss(stage: str, run_of
     assert (record["status"], record["best"]["metric"]) == ("finished", "held_out_loss")
     assert record["best"]["value"] == min(held_out for _, _, held_out in rows)
     assert sorted((run_of(stage) / "models").iterdir()) == [written(stage, run_of(stage))]
+    assert len(list((run_of(stage) / "eval" / "overlays").glob("epoch_*.png"))) == EPOCHS
 
 
 @pytest.mark.parametrize("stage", [*STUDENTS, "pretrain_patch_teacher"])

@@ -21,6 +21,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"num_classes": 4, "hl_dim": 12, "hl_blocks": [1, 4], "hl_norm": True, "hl_out_proj": True},
     {"num_classes": 4, "experts": []},
     {"experts": ["image", "pixel"], "lora_blocks": [0, 2, 3], "image_size": 96},
+    {"num_classes": 4, "experts": [], "decoder": "hsam"},
 ]
 
 

@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from torch import Tensor
 
 from monai_ext.errors import InputError
 from monai_ext.networks.blocks.experts_block import SIGNALS
+from monai_ext.networks.blocks.hierarchical_decoder import HierarchicalDecoder
 from monai_ext.networks.blocks.hl_attention import HLAttention
 from monai_ext.networks.checkpoints import check, load_sam
 from monai_ext.networks.checkpoints.base_hash import base_hash
@@ -22,12 +24,20 @@ from monai_ext.networks.checkpoints.expert_file import ExpertFile
 from monai_ext.networks.layers.letterbox import Letterbox
 from monai_ext.networks.layers.pixels import build_stem, check_channels, pixel_statistics, three_channels
 from monai_ext.networks.nets.experts_encoder import ExpertsEncoder
-from monai_ext.networks.nets.sam import build_mask_decoder, build_prompt_encoder, build_published_encoder, preset_of
+from monai_ext.networks.nets.sam import (
+    EMBEDDING,
+    SamPreset,
+    build_mask_decoder,
+    build_prompt_encoder,
+    build_published_encoder,
+    preset_of,
+)
 
 logger = logging.getLogger(__name__)
 
 LEVELS = ("image", "patch", "pixel")  # broadest first
 SCOPES = ("full", "window")
+DECODERS = ("samed", "hsam")
 TASK = "samora_task"
 
 
@@ -44,6 +54,9 @@ class SAMora(nn.Module):
     Encoder, experts and prompt encoder are frozen; HL-Attn and the mask decoder train. With the defaults HL-Attn adds
     nothing at the start: the encoder then gives exactly what Segment Anything's does. It is no small module (42
     million weights for ``vit_b``; ``hl_dim`` makes it smaller), and several experts cost a pass each.
+
+    The decoder is SAMed's, a mask token for each class, or H-SAM's, in which a second stage goes on from what that one
+    says to the square's full resolution; the result is then the mean of both.
 
     Any subset of the experts may be used. With one there is nothing to fuse: it takes the place of the plain encoder
     in all blocks, as usual low-rank updates do, and only the decoder trains. Without any this is Segment Anything
@@ -72,6 +85,9 @@ class SAMora(nn.Module):
         hl_out_proj: a further projection after each level.
         hl_residual: add each level's query to its result; the start is then not that of Segment Anything.
         hl_zero_init: start as Segment Anything, see above; False leaves all of HL-Attn random.
+        decoder: ``samed``, or ``hsam`` with its second stage.
+        hsam_noise: strength of the noise that the second stage adds in training, more where rare classes are.
+        hsam_dropout: of its attention from classes to pixels, in training.
         train_prompt_encoder: train the prompt encoder, too (of which the null prompt alone is used).
         use_checkpoint: trade time for memory in training: recompute encoder blocks in the backward pass.
 
@@ -79,7 +95,8 @@ class SAMora(nn.Module):
         image (B, in_channels, H, W), values as the preprocessing gives them, usually 0 to 1.
         In ``eval()``: logits (B, num_classes, H, W). In ``train()``: a list of these and of the decoder's own logits
         (B, max(num_classes, 2), h, w), one for each class and background, without the square's padding: a quarter of
-        the square's resolution, at which the published loss is taken.
+        the square's resolution, at which the published loss is taken; with ``hsam`` those of the second stage follow,
+        at all of it.
 
     Raises:
         ValueError: an argument that is none of the above, or an image with another number of channels.
@@ -116,35 +133,34 @@ class SAMora(nn.Module):
         hl_out_proj: bool = False,
         hl_residual: bool = False,
         hl_zero_init: bool = True,
+        decoder: str = "samed",
+        hsam_noise: float = 0.2,
+        hsam_dropout: float = 0.2,
         train_prompt_encoder: bool = False,
         use_checkpoint: bool = False,
     ) -> None:
         super().__init__()
-        _check_arguments(num_classes, experts, expert_signal, hl_scope)
-        self.in_channels = in_channels
-        self.num_classes = num_classes
-        self.sam_type = sam_type
-        self.image_size = image_size
+        _check_arguments(num_classes, experts, expert_signal=expert_signal, hl_scope=hl_scope, decoder=decoder)
+        self.in_channels, self.num_classes = in_channels, num_classes
+        self.sam_type, self.image_size = sam_type, image_size
         self.experts = tuple(level for level in LEVELS if level in experts)
-        self.expert_signal = expert_signal
+        self.expert_signal, self.decoder = expert_signal, decoder
         # not in the state dict, as in Segment Anything: they are knobs, not weights
         mean, std = pixel_statistics(pixel_mean, pixel_std)
         self.register_buffer("pixel_mean", mean, persistent=False)
         self.register_buffer("pixel_std", std, persistent=False)
-
         # the encoder is built first: a seed then gives it the random weights that it gives a student of stage 1
         published = build_published_encoder(sam_type, image_size)
         self.image_encoder = ExpertsEncoder(published, self.experts, lora_rank, lora_alpha, lora_blocks, use_checkpoint)
         self.stem = build_stem(in_channels)
         self.prompt_encoder = build_prompt_encoder(image_size).requires_grad_(train_prompt_encoder)
         self.mask_decoder = build_mask_decoder(max(num_classes, 2))
-        preset = preset_of(sam_type)
         self.hl_attention = _build_fusions(
             self.image_encoder,
-            _fused_blocks(self.experts, preset.depth, lora_blocks, hl_blocks),
+            _fused_blocks(self.experts, preset_of(sam_type).depth, lora_blocks, hl_blocks),
             hl_scope,
-            dim=preset.embed_dim,
-            num_heads=preset.num_heads if hl_heads is None else hl_heads,
+            preset_of(sam_type),
+            num_heads=hl_heads,
             num_signals=len(self.experts),
             qk_dim=hl_dim,
             norm=hl_norm,
@@ -152,15 +168,17 @@ class SAMora(nn.Module):
             residual=hl_residual,
             zero_init=hl_zero_init,
         )
+        self.second_decoder = _build_second_decoder(decoder, max(num_classes, 2), hsam_noise, hsam_dropout)
         if len(self.experts) == 1:
             self.image_encoder.select(self.experts[0])
         _tell(self.experts)
 
     def forward(self, image: Tensor) -> Tensor | list[Tensor]:
         frame = Letterbox.of(image, self.image_size)
-        masks = self._decode(self._encode(image, frame))
+        stages = self._decode(self._encode(image, frame))
+        masks = _mean_of(stages)
         logits = frame.restore(masks if self.num_classes > 1 else masks[:, 1:] - masks[:, :1])
-        return [logits, frame.crop(masks)] if self.training else logits
+        return [logits, *map(frame.crop, stages)] if self.training else logits
 
     def load_pretrained(self, path: str | Path | None) -> SAMora:
         """Load Segment Anything's published weights, fitted to ``image_size``; before the experts. See `load_sam`.
@@ -205,20 +223,26 @@ class SAMora(nn.Module):
         return {n: w for n, w in self.state_dict().items() if not n.startswith("image_encoder.") or "lora_" in n}
 
     def save_task(self, path: str | Path) -> None:
-        """Write `task_state`, with the hash of the frozen encoder that it belongs to.
+        """Write `task_state`, with the hash of the frozen encoder and the decoder that it belongs to.
 
         Raises:
             InputError: the name does not end in ``.safetensors``.
         """
-        BoundWeights(TASK, base_hash(self.image_encoder), self.task_state()).write(path)
+        notes = {"decoder": self.decoder}
+        BoundWeights(TASK, base_hash(self.image_encoder), self.task_state(), notes).write(path)
 
     def load_task(self, path: str | Path) -> SAMora:
         """Load what `save_task` wrote; nothing is changed if anything does not fit.
 
         Raises:
-            InputError: the file is missing, damaged, of another network, or belongs to another frozen encoder.
+            InputError: the file is missing, damaged, of another network, or of another decoder or frozen encoder.
         """
         weights = BoundWeights.read(path, TASK)
+        made_with = weights.notes.get("decoder", "samed")  # files of before there was a choice do not say
+        if made_with != self.decoder:
+            raise InputError(
+                f"{path}: was saved with decoder {made_with!r}, this network's is {self.decoder!r}; set decoder."
+            )
         check(weights.state, self.task_state(), str(path), "use the knobs of the network that it was saved from.")
         weights.check_base(self.image_encoder, str(path))
         self.load_state_dict(weights.state, strict=False)
@@ -232,22 +256,25 @@ class SAMora(nn.Module):
         pixels = frame.pad((pixels - self.pixel_mean) / self.pixel_std)
         return self.image_encoder(pixels, self.hl_attention, self.expert_signal)
 
-    def _decode(self, embedding: Tensor) -> Tensor:
-        """Decode without a prompt: (B, 256, g, g) -> logits (B, max(num_classes, 2), 4g, 4g)"""
+    def _decode(self, embedding: Tensor) -> list[Tensor]:
+        """Decode without a prompt: (B, 256, g, g) -> logits (B, max(num_classes, 2), 4g, 4g), then perhaps 16g, 16g"""
         with torch.autocast(embedding.device.type, enabled=False):  # positions need more than 8 bits
             sparse, dense = self.prompt_encoder(points=None, boxes=None, masks=None)
             position = self.prompt_encoder.get_dense_pe()
-        return self.mask_decoder(embedding, position, sparse, dense)[0].float()
+        first = self.mask_decoder.decode(embedding, position, sparse, dense)
+        if self.second_decoder is None:
+            return [first.masks.float()]
+        return [first.masks.float(), self.second_decoder(embedding, position, first).float()]
 
 
-def _check_arguments(num_classes: int, experts: Sequence[str], expert_signal: str, hl_scope: str) -> None:
+def _check_arguments(num_classes: int, experts: Sequence[str], **choices: str) -> None:
     if num_classes < 1:
         raise ValueError(f"num_classes must be at least 1, got {num_classes}.")
     if isinstance(experts, str) or len(set(experts)) < len(experts) or not set(experts) <= set(LEVELS):
         raise ValueError(f"experts must be some of {', '.join(LEVELS)}, each once, got {experts!r}.")
-    for name, value, known in (("expert_signal", expert_signal, SIGNALS), ("hl_scope", hl_scope, SCOPES)):
-        if value not in known:
-            raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}.")
+    for name, known in (("expert_signal", SIGNALS), ("hl_scope", SCOPES), ("decoder", DECODERS)):
+        if choices[name] not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}, got {choices[name]!r}.")
 
 
 def _fused_blocks(
@@ -261,13 +288,29 @@ def _fused_blocks(
     return wanted if len(experts) > 1 else []
 
 
-def _build_fusions(encoder: ExpertsEncoder, blocks: Sequence[int], scope: str, **knobs: Any) -> nn.ModuleDict:
+def _build_fusions(
+    encoder: ExpertsEncoder, blocks: Sequence[int], scope: str, preset: SamPreset, num_heads: int | None, **knobs: Any
+) -> nn.ModuleDict:
     """HL-Attn of each block, by its index as text."""
+    knobs |= {"dim": preset.embed_dim, "num_heads": preset.num_heads if num_heads is None else num_heads}
     fusions = nn.ModuleDict()
     for index in blocks:
         window: Any = encoder.blocks[index].attn.window_size if scope == "window" else 0  # type: ignore[union-attr]
         fusions[str(index)] = HLAttention(window_size=window, **knobs)
     return fusions
+
+
+def _build_second_decoder(decoder: str, num_masks: int, noise: float, dropout: float) -> HierarchicalDecoder | None:
+    """H-SAM's second stage; built last, so that a seed gives all other parts the same weights with either decoder."""
+    return HierarchicalDecoder(num_masks, EMBEDDING, noise=noise, dropout=dropout) if decoder == "hsam" else None
+
+
+def _mean_of(stages: Sequence[Tensor]) -> Tensor:
+    """Mean of the stages' logits, at the resolution of the last."""
+    if len(stages) == 1:
+        return stages[0]
+    low, full = stages
+    return (F.interpolate(low, size=full.shape[2:], mode="bilinear", align_corners=False) + full) / 2
 
 
 def _tell(experts: Sequence[str]) -> None:

@@ -3,12 +3,28 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn as nn
 from segment_anything.modeling import MaskDecoder
 from torch import Tensor
 
 from monai_ext.networks.layers.recording import is_recorded
+
+
+class DecodedMasks(NamedTuple):
+    """All that a `PairedMaskDecoder` made, for a further stage that goes on from it.
+
+    Attributes:
+        masks: logits (B, K, 4g, 4g).
+        tokens: (B, 1 + K, C), the quality token first.
+        features: the enlarged embedding that the masks are read from, (B, C / 8, 4g, 4g).
+    """
+
+    masks: Tensor
+    tokens: Tensor
+    features: Tensor
 
 
 class PairedMaskDecoder(nn.Module):
@@ -52,6 +68,13 @@ class PairedMaskDecoder(nn.Module):
         self, embedding: Tensor, image_pe: Tensor, sparse: Tensor, dense: Tensor, num_masks: int | None = None
     ) -> tuple[Tensor, Tensor]:
         """Decode; with ``num_masks`` only the masks of the first tokens are made (the others cost nothing)."""
+        decoded = self.decode(embedding, image_pe, sparse, dense, num_masks)
+        return decoded.masks, decoded.tokens
+
+    def decode(
+        self, embedding: Tensor, image_pe: Tensor, sparse: Tensor, dense: Tensor, num_masks: int | None = None
+    ) -> DecodedMasks:
+        """Decode as `forward` does, and return what the masks were made of as well."""
         batch = _common_batch(embedding, sparse, dense)
         own = torch.cat([self.iou_token.weight, self.mask_tokens.weight])  # (1 + K, C)
         queries = torch.cat([own.expand(batch, -1, -1), sparse.expand(batch, -1, -1)], dim=1)
@@ -65,7 +88,7 @@ class PairedMaskDecoder(nn.Module):
         count = self.num_mask_tokens if num_masks is None else num_masks
         filters = [self.output_hypernetworks_mlps[i](tokens[:, 1 + i]) for i in range(count)]
         masks = torch.stack(filters, dim=1) @ features.flatten(2)  # (B, K, C / 8) @ (B, C / 8, 16 g g)
-        return masks.unflatten(-1, features.shape[-2:]), tokens
+        return DecodedMasks(masks.unflatten(-1, features.shape[-2:]), tokens, features)
 
     def quality(self, tokens: Tensor) -> Tensor:
         """Predict the IoU of every mask, (B, K), from the tokens (B, 1 + K, C) that `forward` returned."""

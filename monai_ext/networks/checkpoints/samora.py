@@ -17,6 +17,7 @@ from monai_ext.networks.nets.sam import PUBLISHED_TOKENS
 LEVELS = ("image", "patch", "pixel")
 EXPERT = re.compile(r"image_encoder\.blocks\.(\d+)\.attn\.qkv\.experts\.(\w+)\.lora_q_down")
 FUSION = re.compile(r"hl_attention\.(\d+)\.levels\.0\.query\.weight")
+SECOND_STAGE = "second_decoder."  # H-SAM's
 
 
 def import_samora(state: Mapping[str, Tensor], source: str = "the given weights") -> ImportedState:
@@ -28,8 +29,9 @@ def import_samora(state: Mapping[str, Tensor], source: str = "the given weights"
 
     Returns:
         Of kind ``sam`` (plain Segment Anything) or ``samora``. Knobs: ``sam_type``, ``image_size``, ``num_classes``,
-        ``experts`` and, where there are any, ``lora_rank``, ``lora_blocks`` and what the shapes tell of HL-Attn;
-        ``in_channels`` if there is a stem. Two masks are one object with ``num_classes`` 1 or two classes; 1 is taken.
+        ``decoder``, ``experts`` and, where there are any, ``lora_rank``, ``lora_blocks`` and what the shapes tell of
+        HL-Attn; ``in_channels`` if there is a stem. Two masks are one object with ``num_classes`` 1 or two classes; 1
+        is taken.
         How many heads HL-Attn has, its scope and its signal are not in the weights, nor is ``lora_alpha``.
 
     Raises:
@@ -38,8 +40,8 @@ def import_samora(state: Mapping[str, Tensor], source: str = "the given weights"
     Example:
         >>> from monai_ext.networks.nets.sam import build_plain_sam
         >>> imported = import_samora(build_plain_sam("vit_tiny", 64).state_dict())
-        >>> imported.kind, imported.knobs
-        ('sam', {'sam_type': 'vit_tiny', 'image_size': 64, 'num_classes': 4, 'experts': []})
+        >>> imported.kind, imported.knobs["num_classes"], imported.knobs["decoder"], imported.knobs["experts"]
+        ('sam', 4, 'samed', [])
     """
     imported = import_sam(state, source)
     if imported.knobs.get("tuning") == "lora":
@@ -51,9 +53,11 @@ def import_samora(state: Mapping[str, Tensor], source: str = "the given weights"
     knobs: dict[str, object] = {name: value for name, value in imported.knobs.items() if name in kept}
     tokens = imported.state["mask_decoder.mask_tokens.weight"].shape[0]
     knobs["num_classes"] = 1 if tokens == 2 else tokens
+    knobs["decoder"] = "hsam" if any(name.startswith(SECOND_STAGE) for name in imported.state) else "samed"
     knobs.update(_experts_of(imported.state))
     knobs.update(_fusion_of(imported.state))
-    plain = tokens == PUBLISHED_TOKENS and not knobs["experts"] and "in_channels" not in knobs
+    own = knobs["experts"] or "in_channels" in knobs or knobs["decoder"] == "hsam"
+    plain = tokens == PUBLISHED_TOKENS and not own
     ambiguous: dict[str, tuple[object, ...]] = {"num_classes": (1, 2)} if tokens == 2 else {}
     kind = "sam" if plain else "samora"
     return replace(imported, kind=kind, knobs=knobs, foundation_only=plain, ambiguous=ambiguous)
