@@ -74,10 +74,10 @@ def refused(stage: str, folder: Path, data: Path, **more: Any) -> InputError:
     return found
 
 
-def command(stage: str, folder: Path, data: Path, **more: Any) -> list[str]:
+def command(stage: str, folder: Path, data: Path, files: tuple[str, ...] = (), **more: Any) -> list[str]:
     """Return the same as `pretrain` as a command line."""
-    (file,) = configs(NAME, f"{stage}.json")
-    words = ["-m", "monai.bundle", "run", "training", "--bundle_root", str(bundle(NAME)), "--config_file", file]
+    given = str(configs(NAME, f"{stage}.json", *files))
+    words = ["-m", "monai.bundle", "run", "training", "--bundle_root", str(bundle(NAME)), "--config_file", given]
     return [*words, *options(**knobs(stage, folder, data, **more))]
 
 
