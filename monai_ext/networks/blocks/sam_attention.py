@@ -12,7 +12,8 @@ from torch import Tensor
 from monai_ext.networks.layers.recording import is_recorded
 from monai_ext.networks.layers.relative_attention import relative_attention
 
-BANDS = 8  # of queries, one after the other, where the graph is recorded: each more is another copy of the graph
+BANDS = 8  # of queries at most, one after the other, where the graph is recorded: each more is a copy of the graph
+BAND = 2**17  # logits of a head below which another band would save no memory worth its copy
 
 
 class SAMAttention(nn.Module):
@@ -87,7 +88,7 @@ class SAMAttention(nn.Module):
         windows = _split(grid, size, (3, self.num_heads))  # (3, N, h, w, D)
         query, key, value = windows[0], windows[1].flatten(1, 2)[:, None], windows[2].flatten(1, 2)[:, None]
         bands = []
-        step = size[0] if self.window_size else -(-size[0] // BANDS)
+        step = size[0] if self.window_size else _band(*size)
         for top in range(0, size[0], step):
             band = query[:, top : top + step]
             bias = _bias(band, rows[top : top + step], columns)
@@ -95,6 +96,12 @@ class SAMAttention(nn.Module):
             bands.append(out.reshape(band.shape))
         out = _join(_concatenate(bands, dim=1), (grid.shape[1] // size[0], grid.shape[2] // size[1]), self.num_heads)
         return out[:, :height, :width]
+
+
+def _band(height: int, width: int) -> int:
+    """Rows of queries that attend at a time: the whole grid if it is small, an eighth of it if it is large."""
+    bands = min(BANDS, -(-((height * width) ** 2) // BAND))
+    return -(-height // bands)
 
 
 def _spans(length: int, window: int) -> list[tuple[int, int, int]]:

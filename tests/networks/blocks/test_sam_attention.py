@@ -10,6 +10,7 @@ import torch
 import torch.nn as nn
 from segment_anything.modeling.image_encoder import Block
 
+from monai_ext.networks.blocks import sam_attention
 from monai_ext.networks.blocks.sam_block import SAMBlock
 from monai_ext.networks.layers.lora import inject_lora
 
@@ -47,13 +48,22 @@ def test_all_gradients_equal_the_package(window: int, grid: tuple[int, int]) -> 
         torch.testing.assert_close(b, a, atol=1e-9, rtol=1e-9, msg=name)
 
 
+@pytest.mark.parametrize("band", [sam_attention.BAND, 8])
 @pytest.mark.parametrize(("window", "grid"), GRIDS)
-def test_a_trace_equals_the_block_for_any_batch(window: int, grid: tuple[int, int]) -> None:
+def test_a_trace_equals_the_block_for_any_batch(
+    window: int, grid: tuple[int, int], band: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sam_attention, "BAND", band)  # at its own size, none of these grids is cut into bands
     _, block = pair(window, grid)
     traced = torch.jit.trace(block, torch.randn(1, *grid, 12), check_trace=False)
     tokens = torch.randn(3, *grid, 12)
     with torch.no_grad():
         torch.testing.assert_close(traced(tokens), block(tokens), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("side", "bands"), [(4, 1), (14, 1), (19, 1), (20, 2), (32, 8), (64, 8)])
+def test_a_recorded_graph_has_no_more_copies_than_its_memory_needs(side: int, bands: int) -> None:
+    assert -(-side // sam_attention._band(side, side)) == bands
 
 
 def test_parameters_keep_their_names_and_identity() -> None:
