@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``docs/licences.json`` of a bundle: code, published weights and data, and what they allow."""
+"""``docs/licences.json`` of a bundle: code, published weights, teachers and data, and what they allow."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ class LicenceFile:
         weights: published files that it can start from, by their path in the bundle.
         hashes: SHA-256 -> path of these weights, as far as ``large_files.yml`` has them.
         data: that its demo and recipes read.
+        teachers: published files that its weights may learn from, by their path, without being made of them; no
+            ``large_files.yml`` lists them, for want of a hash.
 
     Example:
         >>> LicenceFile.read(Path("bundles/desam")).code.licence  # doctest: +SKIP
@@ -35,6 +37,7 @@ class LicenceFile:
     weights: Mapping[str, LicenceEntry]
     hashes: Mapping[str, str]
     data: tuple[LicenceEntry, ...]
+    teachers: Mapping[str, LicenceEntry] = field(default_factory=dict)
 
     @classmethod
     def read(cls, bundle: Path) -> LicenceFile:
@@ -50,16 +53,18 @@ class LicenceFile:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             code = _entry("code", {"name": bundle.name, **content["code"]})
-            weights = {
-                record["path"]: _entry("weights", {**record, "name": record["path"]}) for record in content["weights"]
-            }
+            weights, teachers = _files(content["weights"]), _files(content.get("teachers", []))
             data = tuple(_entry("data", record) for record in content["data"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"{path}: must hold code, weights and data, each with licence, commercial (yes, no, unknown) and "
                 f"source; {type(error).__name__}: {error}"
             ) from error
-        return cls(code, weights, hashes, data)
+        return cls(code, weights, hashes, data, teachers)
+
+
+def _files(records: Iterable[Mapping[str, Any]]) -> dict[str, LicenceEntry]:
+    return {record["path"]: _entry("weights", {**record, "name": record["path"]}) for record in records}
 
 
 def _entry(kind: str, record: Mapping[str, Any]) -> LicenceEntry:

@@ -62,7 +62,8 @@ class BundleLicences:
                 for part in parts:
                     files_of.setdefault(part, []).append(file)
         contained = [replace(part, via=_via(files, part)) for part, files in files_of.items()]
-        return cls(bundle.name, version, (stated.code, *contained), (*stated.weights.values(), *stated.data), sidecars)
+        fetched = (*stated.weights.values(), *stated.teachers.values(), *stated.data)
+        return cls(bundle.name, version, (stated.code, *contained), fetched, sidecars)
 
     @property
     def commercial(self) -> str:

@@ -13,7 +13,7 @@ from monai_ext.shipping.licence_file import LicenceFile
 
 @dataclass(frozen=True)
 class PublishedWeights:
-    """What all bundles say of the published weights that they can start from.
+    """What all bundles say of the published weights that they can start or learn from.
 
     Attributes:
         by_hash: SHA-256 -> entry.
@@ -40,5 +40,6 @@ class PublishedWeights:
             file = LicenceFile.read(bundle)
             named = {path: replace(entry, name=Path(path).name) for path, entry in file.weights.items()}
             by_hash |= {digest: named[path] for digest, path in file.hashes.items() if path in named}
-            by_name |= {entry.name: entry for entry in named.values()}
+            teachers = [replace(entry, name=Path(path).name) for path, entry in file.teachers.items()]
+            by_name |= {entry.name: entry for entry in (*named.values(), *teachers)}
         return cls(by_hash, by_name)

@@ -18,9 +18,9 @@ from monai_ext.shipping.published_weights import PublishedWeights
 
 WEIGHTS = (".pt", ".pth", ".ts", ".onnx", ".safetensors")
 SIDECAR = ".licences.json"
-UNTOLD = ("teacher_path",)  # whose licence the expert's own notes say
+TEACHER = "teacher_path"  # weights are not made of it, but inherit its licence, which their own notes say
 TRAINED = ("model", "trained")  # what training writes, beside experts, teachers and tasks
-KNOBS = ("pretrained", "pretrained_2d", "embedder_path")  # name weights whatever the file is called
+KNOBS = ("pretrained", "start_from", "pretrained_2d", "embedder_path")  # name weights whatever the file is called
 
 
 def weights_origin(path: Path, published: PublishedWeights, above: frozenset[Path] = frozenset()) -> list[LicenceEntry]:
@@ -144,7 +144,10 @@ def _of_run(file: Path, weights: Path, published: PublishedWeights, above: froze
         return [_unknown("weights", weights.name, f"{name} is of another task")]
     found: list[LicenceEntry] = []
     for knob, value in knobs.items():
-        if isinstance(value, str) and knob not in UNTOLD and (knob in KNOBS or Path(value).suffix in WEIGHTS):
+        if isinstance(value, str) and knob == TEACHER:
+            known = published.by_name.get(Path(value).name)  # a published one is named, and the notes are not needed
+            found += [replace(known, via=f"{name}: {knob}")] if known else []
+        elif isinstance(value, str) and (knob in KNOBS or Path(value).suffix in WEIGHTS):
             start = _start(value, _home(weights), published, above)
             found += [entry if entry.via else replace(entry, via=f"{name}: {knob}") for entry in start]
     return found + data_licences(knobs.get("dataset_dir"), f"{name}: dataset_dir")

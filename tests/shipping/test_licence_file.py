@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import product
 from pathlib import Path
 
@@ -28,9 +29,19 @@ def test_each_published_file_has_its_licence_and_nothing_else_has(name: str) -> 
 @pytest.mark.parametrize("name", BUNDLES)
 def test_commercial_use_is_never_said_of_a_licence_that_does_not_say_so(name: str) -> None:
     file = LicenceFile.read(BUNDLES[name])
-    entries = [file.code, *file.weights.values(), *file.data]
+    entries = [file.code, *file.weights.values(), *file.teachers.values(), *file.data]
     assert [entry.commercial for entry in entries] == [commercial_use_of(entry.licence) for entry in entries]
     assert [entry.name for entry in entries if not entry.source] == []
+
+
+def test_teachers_are_named_as_the_page_about_pre_training_does_and_are_not_downloaded() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "samora_pretraining.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(mae_\w+\.pth|r50_\w+)` \| [^|]+ \| ([^|]+) \|", page, re.MULTILINE))
+    teachers = LicenceFile.read(BUNDLES["samora"]).teachers
+    assert {Path(path).name.removesuffix(".safetensors"): entry.licence for path, entry in teachers.items()} == rows
+    assert {entry.licence: entry.commercial for entry in teachers.values()} == {
+        "CC BY-NC 4.0": "no", "Apache-2.0": "yes",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", BUNDLES)

@@ -10,9 +10,15 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn as nn
 from safetensors.torch import save_file
 
 from monai_ext.errors import InputError
+from monai_ext.networks.checkpoints.mae import MAE_LICENCE
+from monai_ext.networks.checkpoints.save_expert import save_expert
+from monai_ext.networks.checkpoints.simclr import SIMCLR_LICENCE
+from monai_ext.networks.nets.distillation import Distillation
+from monai_ext.networks.nets.expert_student import ExpertStudent
 from monai_ext.shipping.commercial_check import check_commercial
 from monai_ext.shipping.licence_entry import LicenceEntry, strictest
 from monai_ext.shipping.licences import BundleLicences
@@ -20,6 +26,7 @@ from monai_ext.shipping.published_weights import PublishedWeights
 from monai_ext.shipping.weights_origin import weights_origin
 from tests.shipping.made_bundles import make_bundle, make_data, make_run, write_bytes, write_json
 
+SAMORA = Path(__file__).parents[2] / "bundles" / "samora"
 OPEN, CLOSED = (b"open", "Apache-2.0", "yes"), (b"closed", "CC BY-NC 4.0", "no")
 
 
@@ -137,6 +144,35 @@ def test_an_expert_brings_its_teachers_licence_into_what_uses_it(
     found = named(weights_origin(model, published))
     assert found[:2] == [("free.pth", "yes"), ("a masked autoencoder", "no")]
     assert "unknown" not in {commercial for _, commercial in found}
+
+
+@pytest.mark.parametrize("told_by_notes", [True, False])
+def test_an_expert_that_learnt_from_a_masked_autoencoder_is_refused_for_commercial_use_and_named(
+    told_by_notes: bool, tmp_path: Path, data: str
+) -> None:
+    published = PublishedWeights.of([SAMORA])
+    bundle = make_bundle(tmp_path / "samora")
+    network = Distillation(ExpertStudent("patch", sam_type="vit_tiny", image_size=32), nn.Identity(), nn.Identity())
+    if told_by_notes:
+        network.teacher.licence, network.taught_by = MAE_LICENCE, "a masked autoencoder"
+    knobs = {"dataset_dir": data, "teacher_path": "/mae_pretrain_vit_large.pth", "pretrained": "sam_vit_b_01ec64.pth"}
+    expert = make_run(bundle, b"", "eval/pretrain_patch", "models/expert_patch.safetensors", **knobs)
+    save_expert(network, expert)
+    make_run(bundle, b"new", pretrained="sam_vit_b_01ec64.pth", expert_patch=str(expert), dataset_dir=data)
+    with pytest.raises(InputError) as caught:
+        check_commercial([BundleLicences.of(bundle, "0.1.0", published, with_models=True)])
+    told = str(caught.value)
+    assert "weights mae_pretrain_vit_large.pth (CC BY-NC 4.0; commercial use no; from models/" in told
+    assert ("weights a masked autoencoder (CC BY-NC 4.0" in told) == told_by_notes
+    assert "sam_vit_b" not in told
+
+
+def test_an_expert_that_learnt_from_simclr_is_not_refused(tmp_path: Path, data: str) -> None:
+    bundle = make_bundle(tmp_path / "samora")
+    knobs = {"dataset_dir": data, "teacher_path": "r50_2x_sk1.safetensors", "pretrained": "sam_vit_b_01ec64.pth"}
+    expert = make_run(bundle, b"", "eval/pretrain_image", "models/expert_image.safetensors", **knobs)
+    save_file({"a": torch.zeros(1)}, expert, metadata={"licence": SIMCLR_LICENCE, "teacher": "SimCLRv2"})
+    check_commercial([BundleLicences.of(bundle, "0.1.0", PublishedWeights.of([SAMORA]), with_models=True)])
 
 
 @pytest.mark.parametrize(
