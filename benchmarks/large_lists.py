@@ -41,7 +41,7 @@ def _of(count: int) -> list[Row]:
         for item in items
     ]
     _, summing = _measured("summary of all scores", lambda: summarize_cases(rows, 1000, 0))
-    return [{"scans": count, **row} for row in (reading, looking, sharing, pairing, summing)]
+    return [{"scans": f"{count:,}", **row} for row in (reading, looking, sharing, pairing, summing)]
 
 
 def _collection(root: Path, count: int) -> Path:

@@ -39,7 +39,6 @@ COMMANDS = {  # name -> module and function of the same name
     "release": "release",
     "fetch": "fetch",
     "cost": "cost",
-    "cost": "cost",
     "label": "label",
 }
 INTERRUPTED, CLOSED_PIPE, WRONG_USAGE = 130, 141, 2

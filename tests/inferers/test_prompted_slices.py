@@ -351,3 +351,11 @@ def test_what_a_network_chose_and_expects_is_recorded() -> None:
     assert second == {
         "index": 1, "prompt": "grid", "box": None, "points": [[1.25, 2.0, 1]], "predicted_iou": [0.8123]
     }  # fmt: skip
+
+
+def test_samples_of_dropout_are_probabilities_of_both_classes() -> None:
+    network, image = PromptedToy(), volume(request=REQUEST)
+    network.dropout = nn.Dropout(0.5)
+    sample = PromptedSliceInferer()(image, network)
+    found = PromptedSliceInferer(output="probabilities")(image, network.eval())
+    torch.testing.assert_close(sample.as_tensor(), torch.cat([1 - found, found], dim=1).as_tensor())
