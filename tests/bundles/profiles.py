@@ -169,7 +169,7 @@ SAM_SP = Profile(
         },
         "thirteen-classes-full": {
             "num_classes": 13, "tuning": "full", "multiclass_box": "per_class", "n_iters": 3, "use_checkpoint": True,
-            "empty_slices": 0.5,
+            "dropout": 0.1, "empty_slices": 0.5,
         },
         "frozen-amp-accumulation": {
             "tuning": "frozen", "amp": True, "accumulation_steps": 2, "clip_norm": 1.0, "temperature": 2.0,
@@ -203,7 +203,7 @@ DESAM = Profile(
         },
         "thirteen-classes-full": {
             "num_classes": 13, "tuning": "full", "use_checkpoint": True, "empty_slices": 0.5, "selection": "official",
-            "min_region": 4,
+            "dropout": 0.1, "min_region": 4,
         },
         "stored-amp-accumulation": {
             "embedding_cache": "disk", "amp": True, "accumulation_steps": 2, "clip_norm": 1.0, "iou_loss": "l1",
@@ -238,7 +238,7 @@ SAMORA = Profile(
         "thirteen-classes-delta-few-slices": {
             "num_classes": 13, "use_checkpoint": True, "empty_slices": 0.5, "expert_signal": "delta", "hl_norm": True,
             "hl_scope": "window", "label_fraction": 0.5, "split_by": "slice", "metric_convention": "samed",
-            "decoder": "hsam",
+            "decoder": "hsam", "dropout": 0.1,
         },
         "amp-accumulation": {
             "amp": True, "accumulation_steps": 2, "clip_norm": 1.0, "train_prompt_encoder": True, "hl_blocks": None,

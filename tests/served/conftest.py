@@ -32,7 +32,7 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def server(app: Path, studies: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The server; what scores is told to wait until it is asked."""
-    conf = {"models": ",".join((*SEGMENTING, MATCHING)), "epistemic_model": "sam2_unet", **OFFLINE}
+    conf = {"models": ",".join((*SEGMENTING, MATCHING)), "epistemic_model": ",".join(SEGMENTING), **OFFLINE}
     log = tmp_path_factory.mktemp("server") / "server.log"
     with serve(app, studies, conf, log, MONAI_LABEL_AUTO_UPDATE_SCORING="false") as server:
         yield server

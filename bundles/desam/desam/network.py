@@ -83,6 +83,7 @@ class DeSAM(nn.Module):
         vote_prompts: how many of the best points vote.
         prompt_batch: points that go through the transformer together; a matter of memory alone.
         use_checkpoint: with ``tuning="full"``, trade time for memory in training.
+        dropout: probability, in training, that the decoder gets a whole channel of the neck's map as zeros.
 
     Shape:
         image (B, in_channels, H, W), values as the preprocessing gives them, usually 0 to 1.
@@ -120,6 +121,7 @@ class DeSAM(nn.Module):
         vote_prompts: int = 9,
         prompt_batch: int = 9,
         use_checkpoint: bool = False,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         _check_choices(mode=(mode, MODES), tuning=(tuning, TUNINGS), selection=(selection, SELECTIONS))
@@ -148,6 +150,7 @@ class DeSAM(nn.Module):
         preset = preset_of(sam_type)
         self.context_blocks = preset.context_blocks
         self.image_encoder = build_sam_encoder(sam_type, image_size, use_checkpoint)
+        self.dropout = nn.Dropout2d(dropout)
         self.prompt_encoder = build_prompt_encoder(image_size).requires_grad_(False)
         decoder = build_mask_decoder(max(objects, PUBLISHED_TOKENS))
         self.mask_decoder = PRIM(decoder, objects if mode == "points" else 0, PIMM(preset.embed_dim, objects))
@@ -328,7 +331,8 @@ class DeSAM(nn.Module):
         with _full_precision(features):
             position = self.prompt_encoder.get_dense_pe()
         dense = self.prompt_encoder.no_mask_embed.weight[:, :, None, None]  # (1, 256, 1, 1), no mask is given
-        return _Image(self.mask_decoder.image_side(neck, position, dense), self.mask_decoder.pimm.contexts(levels))
+        side = self.mask_decoder.image_side(self.dropout(neck), position, dense)
+        return _Image(side, self.mask_decoder.pimm.contexts(levels))
 
     def _decode(self, image: _Image, prompts: Tensor) -> tuple[Tensor, Tensor]:
         """Decode prompts (B, N, 256) in images, as many or one: -> masks (B, n, h, h) and IoUs (B, n) or (B, 0)."""

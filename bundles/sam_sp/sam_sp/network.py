@@ -89,6 +89,7 @@ class SAMSP(nn.Module):
         multiclass_box: with several classes, ``union`` (one box around all that is not background) or ``per_class``
             (a decode for each class found, which gives that class's channel).
         use_checkpoint: trade time for memory in training: recompute encoder blocks in the backward pass.
+        dropout: probability, in training, that the decoder gets a whole channel of the embedding as zeros.
 
     Shape:
         image (B, in_channels, H, W), values as the preprocessing gives them, usually 0 to 1.
@@ -127,6 +128,7 @@ class SAMSP(nn.Module):
         empty_policy: str = "null",
         multiclass_box: str = "union",
         use_checkpoint: bool = False,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         _check_arguments(num_classes, n_iters, box_margin, tuning, empty_policy, multiclass_box)
@@ -146,6 +148,7 @@ class SAMSP(nn.Module):
         self.stem = build_stem(in_channels)
 
         self.image_encoder = build_sam_encoder(sam_type, image_size, use_checkpoint)
+        self.dropout = nn.Dropout2d(dropout)
         self.prompt_encoder = build_prompt_encoder(image_size)
         self.mask_decoder = build_mask_decoder(PUBLISHED_TOKENS if num_classes == 1 else num_classes)
         if tuning != "full":
@@ -170,7 +173,8 @@ class SAMSP(nn.Module):
         frame = Letterbox.of(image, self.image_size)
         pixels = three_channels(frame.fit(image), self.stem)
         # padding comes after the normalisation, as in Segment Anything: it is the mean pixel
-        return Embedded(self.image_encoder(frame.pad((pixels - self.pixel_mean) / self.pixel_std)), frame)
+        embedding = self.image_encoder(frame.pad((pixels - self.pixel_mean) / self.pixel_std))
+        return Embedded(self.dropout(embedding), frame)
 
     def segment(
         self,

@@ -90,6 +90,7 @@ class SAMora(nn.Module):
         hsam_dropout: of its attention from classes to pixels, in training.
         train_prompt_encoder: train the prompt encoder, too (of which the null prompt alone is used).
         use_checkpoint: trade time for memory in training: recompute encoder blocks in the backward pass.
+        dropout: probability, in training, that the decoder gets a whole channel of the embedding as zeros.
 
     Shape:
         image (B, in_channels, H, W), values as the preprocessing gives them, usually 0 to 1.
@@ -138,6 +139,7 @@ class SAMora(nn.Module):
         hsam_dropout: float = 0.2,
         train_prompt_encoder: bool = False,
         use_checkpoint: bool = False,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         _check_arguments(num_classes, experts, expert_signal=expert_signal, hl_scope=hl_scope, decoder=decoder)
@@ -146,13 +148,12 @@ class SAMora(nn.Module):
         self.experts = tuple(level for level in LEVELS if level in experts)
         self.expert_signal, self.decoder = expert_signal, decoder
         # not in the state dict, as in Segment Anything: they are knobs, not weights
-        mean, std = pixel_statistics(pixel_mean, pixel_std)
-        self.register_buffer("pixel_mean", mean, persistent=False)
-        self.register_buffer("pixel_std", std, persistent=False)
+        for name, values in zip(("pixel_mean", "pixel_std"), pixel_statistics(pixel_mean, pixel_std), strict=True):
+            self.register_buffer(name, values, persistent=False)
         # the encoder is built first: a seed then gives it the random weights that it gives a student of stage 1
         published = build_published_encoder(sam_type, image_size)
         self.image_encoder = ExpertsEncoder(published, self.experts, lora_rank, lora_alpha, lora_blocks, use_checkpoint)
-        self.stem = build_stem(in_channels)
+        self.stem, self.dropout = build_stem(in_channels), nn.Dropout2d(dropout)
         self.prompt_encoder = build_prompt_encoder(image_size).requires_grad_(train_prompt_encoder)
         self.mask_decoder = build_mask_decoder(max(num_classes, 2))
         self.hl_attention = _build_fusions(
@@ -254,7 +255,7 @@ class SAMora(nn.Module):
         pixels = three_channels(frame.fit(image), self.stem)
         # padding comes after the normalisation, as in Segment Anything: it is the mean pixel
         pixels = frame.pad((pixels - self.pixel_mean) / self.pixel_std)
-        return self.image_encoder(pixels, self.hl_attention, self.expert_signal)
+        return self.dropout(self.image_encoder(pixels, self.hl_attention, self.expert_signal))
 
     def _decode(self, embedding: Tensor) -> list[Tensor]:
         """Decode without a prompt: (B, 256, g, g) -> logits (B, max(num_classes, 2), 4g, 4g), then perhaps 16g, 16g"""
