@@ -49,7 +49,7 @@ def compare_experts(
 
     The first variant of the config's compared_experts trains for its epochs; each other one is given the same training
     time, seed by seed, with the same decoder, data and rate. Time is by the clock: let nothing else run meanwhile.
-    Writes experts.json and experts.csv: mean Dice of each variant over the seeds, and the differences to the first, with
+    Writes experts.json and experts.csv: mean Dice of each variant over the seeds, differences to the first, and
     95 % intervals (Student's). Run it again after an interruption and it goes on where it stopped.
 
     Args:
