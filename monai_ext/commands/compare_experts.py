@@ -10,6 +10,7 @@ from typing import Any
 
 from monai_ext.commands._bundle import find_bundle, read_json
 from monai_ext.commands._run_step import as_words, bundle_words, run_step
+from monai_ext.commands._training_time import TrainingTime
 from monai_ext.errors import InputError
 
 LEVELS = ("image", "patch", "pixel")
@@ -48,9 +49,10 @@ def compare_experts(
     """Fine-tune with all experts, with none, and with each alone, for several seeds; write what each scores.
 
     The first variant of the config's compared_experts trains for its epochs; each other one is given the same training
-    time, seed by seed, with the same decoder, data and rate. Time is by the clock: let nothing else run meanwhile.
-    Writes experts.json and experts.csv: mean Dice of each variant over the seeds, differences to the first, and
-    95 % intervals (Student's). Run it again after an interruption and it goes on where it stopped.
+    time, seed by seed, with the same decoder, data and rate. On a CPU it is the processor's time, so that other
+    programs do not decide; on a GPU it is the clock's, and nothing else should run meanwhile. Writes experts.json and
+    experts.csv: mean Dice of each variant over the seeds, differences to the first, and 95 % intervals (Student's). Run
+    it again after an interruption and it goes on where it stopped.
 
     Args:
         bundle_root: bundle, by name or path.
@@ -108,7 +110,7 @@ def _train_and_evaluate(plan: _Plan, name: str, own: Mapping[str, object], seed:
         **_expert_files(plan, own),
     }
     if name != first:
-        given.update(max_epochs=UNLIMITED, time_limit=_seconds_of(plan.folder(first, seed)))
+        given.update(max_epochs=UNLIMITED, **TrainingTime.of(plan.folder(first, seed)).knobs())
     words, config = as_words(given), str(plan.path)
     training = [*bundle_words(plan.bundle, "training", ["train.json", config]), *words]
     evaluation = [*bundle_words(plan.bundle, "evaluating", ["train.json", "evaluate.json", config]), *words]
@@ -123,11 +125,6 @@ def _train_and_evaluate(plan: _Plan, name: str, own: Mapping[str, object], seed:
     write_json(record, asked)
 
 
-def _seconds_of(folder: Path) -> float:
-    """Return what the epochs of a training took."""
-    return round(sum(row["seconds"] for row in read_json(folder / "eval" / "history.json")["epochs"]), 1)
-
-
 def _collect(plan: _Plan, variants: list[str], seeds: range) -> dict[str, Any]:
     scores: Scores = {name: {seed: _dice_of(plan.folder(name, seed)) for seed in seeds} for name in variants}
     first = variants[0]
@@ -138,7 +135,7 @@ def _collect(plan: _Plan, variants: list[str], seeds: range) -> dict[str, Any]:
             name: {
                 **_over_seeds(list(own.values())),
                 "runs": {str(seed): dice for seed, dice in own.items()},
-                "training_seconds": {str(seed): _seconds_of(plan.folder(name, seed)) for seed in seeds},
+                "training_seconds": {str(seed): TrainingTime.of(plan.folder(name, seed)).seconds for seed in seeds},
             }
             for name, own in scores.items()
         },

@@ -12,6 +12,7 @@ from typing import Any
 
 from monai_ext.commands._bundle import find_bundle, read_json
 from monai_ext.commands._run_step import as_words, bundle_words, run_step
+from monai_ext.commands._training_time import TrainingTime
 from monai_ext.errors import InputError
 
 
@@ -178,7 +179,7 @@ def _train_and_evaluate(plan: _Plan, variant: _Variant, source: str) -> None:
     knobs = {name: value for name, value in plan.knobs.items() if name not in plan.own_entries(variant)}
     words = as_words({**places, **knobs, **variant.knobs})
     if variant.time_of is not None:
-        words += ["--time_limit", str(_seconds_of(plan.folder(_Variant(variant.time_of), source)))]
+        words += as_words(TrainingTime.of(plan.folder(_Variant(variant.time_of), source)).knobs())
     training = [*bundle_words(plan.bundle, "training", plan.files(variant)), *words]
     evaluation = [*bundle_words(plan.bundle, "evaluating", plan.files(variant, "evaluate.json")), *words]
     record = folder / "finished.json"
@@ -191,11 +192,6 @@ def _train_and_evaluate(plan: _Plan, variant: _Variant, source: str) -> None:
     from monai_ext.files import write_json
 
     write_json(record, asked)
-
-
-def _seconds_of(folder: Path) -> float:
-    """Return what the epochs of a training took."""
-    return round(sum(row["seconds"] for row in read_json(folder / "eval" / "history.json")["epochs"]), 1)
 
 
 def _collect(plan: _Plan, variants: Sequence[_Variant], sources: Sequence[str]) -> dict[str, Any]:
@@ -212,7 +208,7 @@ def _collect(plan: _Plan, variants: Sequence[_Variant], sources: Sequence[str]) 
         "sources": list(sources),
         "variants": {name: site_matrix(own) for name, own in runs.items()},
         "training_seconds": {
-            variant.name: {source: _seconds_of(plan.folder(variant, source)) for source in sources}
+            variant.name: {source: TrainingTime.of(plan.folder(variant, source)).seconds for source in sources}
             for variant in variants
         },
         "compared": {

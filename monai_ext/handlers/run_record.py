@@ -44,10 +44,10 @@ class RunRecord:
     ``run.json`` is written when training starts (status "running"), after each epoch, and at the end ("finished",
     or "failed" when an exception or an interrupt ends it; only a killed process leaves "running" behind). Both
     files of an earlier run in the folder are renamed to ``*_backup_<n>.json`` when a new one starts. A row of
-    the history has ``epoch``, ``train_loss`` (mean over the epoch's samples on all processes), ``learning_rate``
-    (of the first parameter group during the epoch), ``seconds`` of training, ``train_<metric>`` for each number
-    among the trainer's metrics (`LossTerms` puts some there), and ``val_<metric>`` for each among the evaluator's if it
-    ran in this epoch.
+    the history has ``epoch``, ``train_loss`` (mean over the epoch's samples on all processes), ``learning_rate`` (of
+    the first parameter group during the epoch), ``seconds`` of training and ``processor_seconds``, what the threads of
+    this process computed in them, ``train_<metric>`` for each number among the trainer's metrics (`LossTerms` puts some
+    there), and ``val_<metric>`` for each among the evaluator's if it ran in this epoch.
 
     With several processes each attaches it (losses are averaged over all); the first writes. Place it before
     handlers that save checkpoints, and before any other that handles exceptions (`StatsHandler`). Give it to the
@@ -161,7 +161,7 @@ class RunRecord:
         self._losses = []
         groups = getattr(getattr(engine, "optimizer", None), "param_groups", None)
         # before any scheduler steps: the rate this epoch is trained with
-        self._epoch = {"learning_rate": float(groups[0]["lr"]) if groups else None, "clock": time.monotonic()}
+        self._epoch = {"learning_rate": float(groups[0]["lr"]) if groups else None, "clock": _clocks()}
 
     def _take_up(self, epoch: int) -> None:
         """Go on with what came before ``epoch``, now that all handlers have restored what they restore."""
@@ -184,17 +184,19 @@ class RunRecord:
 
     def _add_loss(self, engine: Engine) -> None:
         self._losses += _loss_of(engine.state.output)
-        self._epoch["seconds"] = time.monotonic() - self._epoch["clock"]
+        self._epoch["seconds"] = [now - then for now, then in zip(_clocks(), self._epoch["clock"], strict=True)]
 
     def _end_epoch(self, engine: Engine) -> None:
         losses = gather([(float(loss), samples) for loss, samples in self._losses])
         samples = sum(count for _, count in losses)
         epoch = engine.state.epoch
+        wall, processor = self._epoch.get("seconds", (0.0, 0.0))
         self._rows[epoch] = {
             "epoch": epoch,
             "train_loss": jsonable(sum(loss * count for loss, count in losses) / samples) if samples else None,
             "learning_rate": self._epoch["learning_rate"],
-            "seconds": round(self._epoch.get("seconds", 0.0), 3),
+            "seconds": round(wall, 3),
+            "processor_seconds": round(processor, 3),
             **{f"train_{name}": value for name, value in _numbers(engine.state.metrics).items()},
             **{key: value for key, value in self._rows.get(epoch, {}).items() if key.startswith("val_")},
         }
@@ -251,6 +253,11 @@ class RunRecord:
             if value is not None and (best is None or is_better(value, best["value"])):
                 best = {"metric": name, "value": value, "epoch": row["epoch"]}
         return best
+
+
+def _clocks() -> tuple[float, float]:
+    """Return the time, and what this process has computed so far, in seconds."""
+    return time.monotonic(), time.process_time()
 
 
 def _close(run: dict[str, Any], path: Path, clock: float, process: int) -> None:

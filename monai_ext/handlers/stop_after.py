@@ -6,23 +6,29 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Mapping
 
 from ignite.engine import Engine, Events
 
 logger = logging.getLogger(__name__)
+
+CLOCKS = ("wall", "processor")
 
 
 class StopAfter:
     """Handler for a trainer: end the run after the epoch in which its epochs have taken so many seconds in all.
 
     Only training counts, not the validation between epochs, as in ``history.json``; so two networks can be given the
-    same time. All processes of one training stop together only if their clocks agree: use it with one process.
+    same time. Give it to the checkpoint among the objects to save, and a resumed run has what was left. All processes
+    of one training stop together only if their clocks agree: use it with one process.
 
     Args:
         seconds: of training; None never stops.
+        clock: ``wall``, as a watch shows, or ``processor``: what this process's threads have computed, which other
+            programs on the machine hardly change. It leaves out what a GPU and worker processes do.
 
     Raises:
-        ValueError: ``seconds`` is not positive.
+        ValueError: ``seconds`` is not positive, or there is no such clock.
 
     Example:
         >>> trainer = Engine(lambda engine, batch: None)
@@ -31,10 +37,13 @@ class StopAfter:
         1
     """
 
-    def __init__(self, seconds: float | None = None) -> None:
+    def __init__(self, seconds: float | None = None, clock: str = "wall") -> None:
         if seconds is not None and not 0 < seconds < math.inf:
             raise ValueError(f"seconds must be a positive number or None, got {seconds}.")
+        if clock not in CLOCKS:
+            raise ValueError(f"clock must be one of {', '.join(CLOCKS)}, got {clock!r}.")
         self.seconds = seconds
+        self.clock = clock
         self._spent = self._begun = self._last = 0.0
 
     def attach(self, engine: Engine) -> None:
@@ -44,17 +53,28 @@ class StopAfter:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._note)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._look)
 
+    def state_dict(self) -> dict[str, float]:
+        """Return the time spent."""
+        return {"spent": self._spent}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Go on with the time that was spent before."""
+        self._spent = float(state["spent"])
+
+    def _now(self) -> float:
+        return time.monotonic() if self.clock == "wall" else time.process_time()
+
     def _forget(self, engine: Engine) -> None:
         self._spent = 0.0
 
     def _begin(self, engine: Engine) -> None:
-        self._begun = self._last = time.monotonic()
+        self._begun = self._last = self._now()
 
     def _note(self, engine: Engine) -> None:
-        self._last = time.monotonic()
+        self._last = self._now()
 
     def _look(self, engine: Engine) -> None:
         self._spent += self._last - self._begun
         if self.seconds is not None and self._spent >= self.seconds:
-            logger.info("Training took %.0f of %.0f seconds; it ends here.", self._spent, self.seconds)
+            logger.info("Training took %.0f of %.0f %s seconds; it ends here.", self._spent, self.seconds, self.clock)
             engine.terminate()

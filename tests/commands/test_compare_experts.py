@@ -30,8 +30,9 @@ def leave_scores(words: list[str]) -> None:
     folder = Path(option(words, "output_dir"))
     folder.mkdir(parents=True, exist_ok=True)
     if "training" in words:
-        history = {"epochs": [{"seconds": 1.5 + int(option(words, "seed"))}]}
+        history = {"epochs": [{"seconds": 90.0, "processor_seconds": 1.5 + int(option(words, "seed"))}]}
         (folder / "history.json").write_text(json.dumps(history), encoding="utf-8")
+        (folder / "run.json").write_text('{"device": "cpu"}', encoding="utf-8")
         return
     dice = DICE[folder.parents[1].name] + 0.01 * int(option(words, "seed"))
     summary = {"mean_foreground": {"dice": {"mean": dice}}}
@@ -82,6 +83,7 @@ def test_the_others_get_the_time_that_the_first_took_with_that_seed(run: Run) ->
     assert [option(words, "time_limit") for words in (others[0], others[1], others[3], others[4])] == [
         "1.5", "1.5", "2.5", "2.5"
     ]  # fmt: skip
+    assert option(others[0], "time_limit_clock") == "processor"
 
 
 def test_the_files_hold_means_intervals_and_differences(run: Run, tmp_path: Path) -> None:

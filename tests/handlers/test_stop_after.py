@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 
 import pytest
@@ -37,6 +38,22 @@ def test_a_second_run_has_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
     assert engine.run([0, 0], max_epochs=9).epoch == 2
 
 
+@pytest.mark.parametrize(("clock", "epochs"), [("wall", 9), ("processor", 1)])
+def test_time_may_be_what_the_process_computed(clock: str, epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, computed = trainer(monkeypatch, step=0.01, between=0.0), itertools.count(step=10.0)
+    monkeypatch.setattr(time, "process_time", lambda: next(computed))
+    StopAfter(5.0, clock).attach(engine)
+    assert engine.run([0, 0], max_epochs=9).epoch == epochs
+
+
+def test_a_resumed_run_has_what_was_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, stop = trainer(monkeypatch, step=1.0, between=0.0), StopAfter(8.0)
+    stop.attach(engine)
+    engine.add_event_handler(Events.STARTED, lambda: stop.load_state_dict({"spent": 4.0}))
+    assert engine.run([0, 0], max_epochs=9).epoch == 2
+    assert stop.state_dict() == {"spent": 8.0}
+
+
 def test_the_end_of_a_stopped_run_is_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     engine, ended = trainer(monkeypatch, step=1.0, between=0.0), []
     StopAfter(1.0).attach(engine)
@@ -49,3 +66,8 @@ def test_the_end_of_a_stopped_run_is_an_end(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_time_that_is_none_is_refused(seconds: float) -> None:
     with pytest.raises(ValueError, match="seconds"):
         StopAfter(seconds)
+
+
+def test_a_clock_that_there_is_not_is_refused() -> None:
+    with pytest.raises(ValueError, match="clock must be one of wall, processor, got 'moon'"):
+        StopAfter(1.0, "moon")
