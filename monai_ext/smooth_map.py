@@ -40,7 +40,7 @@ class SmoothMap:
 
     def __call__(self, points: Points) -> Points:
         """Map points (N, 3)."""
-        return np.concatenate([self._affine(part) + self._warp(part) for part in _chunks(points)])
+        return np.concatenate([self.affine(part) + self._warp(part) for part in _chunks(points)])
 
     def warp(self, points: Points) -> Points:
         """Return the displacement (N, 3) that the smooth part adds at the points."""
@@ -60,14 +60,19 @@ class SmoothMap:
         Raises:
             ValueError: the affine's own determinant is less, which no weaker warp mends.
         """
-        if not np.linalg.det(self.matrix) >= least > 0:
-            raise ValueError(f"least must be in (0, {np.linalg.det(self.matrix):g}], the affine's own, got {least}.")
+        self.check_least(least)
         found = self
         while found.determinant(positions).min() < least:
             found = found.scaled(WEAKER)
         return found
 
-    def _affine(self, points: Points) -> Points:
+    def check_least(self, least: float) -> None:
+        """Raise a ValueError if no weaker warp could reach this determinant."""
+        if not np.linalg.det(self.matrix) >= least > 0:
+            raise ValueError(f"least must be in (0, {np.linalg.det(self.matrix):g}], the affine's own, got {least}.")
+
+    def affine(self, points: Points) -> Points:
+        """Map points (N, 3) by the affine part alone."""
         # written out, since the rounding of a matrix product may depend on the number of threads
         return sum((points[:, [axis]] * self.matrix[:, axis] for axis in range(3)), start=self.offset)
 

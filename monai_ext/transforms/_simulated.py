@@ -17,6 +17,7 @@ from monai_ext.errors import InputError
 from monai_ext.transforms.prepare_label import name_of
 
 Array = NDArray[np.float64]
+Plane = Callable[[int], Array]  # index -> where the voxels of plane (index, :, :) are led, (N, 3) in voxels
 Draw = np.random.Generator | np.random.RandomState
 
 MARGIN = 1.0  # voxels between a point and the end of either scan
@@ -32,16 +33,25 @@ def moved_by(matrix: NDArray[np.floating[Any]], places: Array) -> Array:
     return places @ matrix[:3, :3].T + matrix[:3, 3]
 
 
-def pulled(scan: Tensor, leads: Callable[[Array], Array], mode: str = "bilinear", padding_value: float = 0.0) -> Tensor:
-    """Give each voxel of a copy what the scan (C, X, Y, Z) has where ``leads`` takes it; voxel positions (N, 3)."""
+def plane_of(matrix: Array, shape: tuple[int, ...]) -> Plane:
+    """Return the planes of a grid of a shape as a matrix (4, 4) moves them."""
+    rows, columns = (np.arange(side, dtype=np.float64) for side in shape[1:])
+
+    def plane(index: int) -> Array:
+        places = np.stack(np.meshgrid([float(index)], rows, columns, indexing="ij"), axis=-1)
+        return moved_by(matrix, places.reshape(-1, 3))
+
+    return plane
+
+
+def pulled(scan: Tensor, plane: Plane, mode: str = "bilinear", padding_value: float = 0.0) -> Tensor:
+    """Give each voxel of a copy what the scan (C, X, Y, Z) has where ``plane`` leads."""
     shape = scan.shape[1:]
-    axes = [np.arange(side, dtype=np.float64) for side in shape]
     result = torch.empty(scan.shape, dtype=torch.float32)
     plain = (scan.as_tensor() if isinstance(scan, MetaTensor) else scan).cpu().float() - padding_value
     sides = torch.tensor(shape, dtype=torch.float64)
     for index in range(shape[0]):  # slice by slice: places of a whole volume take 24 bytes a voxel
-        plane = np.stack(np.meshgrid(axes[0][index : index + 1], axes[1], axes[2], indexing="ij"), axis=-1)
-        places = torch.from_numpy(leads(plane.reshape(-1, 3))).reshape(1, *shape[1:], 3)
+        places = torch.from_numpy(plane(index)).reshape(1, *shape[1:], 3)
         grid = ((places * 2 + 1) / sides - 1).flip(-1).float()[None]
         part = F.grid_sample(plain[None], grid, mode=mode, padding_mode="zeros", align_corners=False)
         result[:, index] = part[0, :, 0] + padding_value
@@ -55,16 +65,21 @@ def altered(draw: Draw, copy: Tensor, gamma: tuple[float, float], noise: float) 
     return copy.abs().pow(power) * copy.sign() + added
 
 
-def draw_places(draw: Draw, scan: Tensor, leads: Callable[[Array], Array], count: int, body_threshold: float) -> Array:
-    """Draw voxel positions (N, 3) in the body of which none leaves the scan where ``leads`` takes it.
+def draw_places(draw: Draw, scan: Tensor, plane: Plane, count: int, body_threshold: float) -> Array:
+    """Draw voxel positions (N, 3) in the body of which none leaves the scan where ``plane`` leads.
 
     Raises:
         InputError: there is none.
     """
-    body = (scan[0] > body_threshold).nonzero().cpu().numpy().astype(np.float64)
-    last = np.asarray(scan.shape[1:]) - 1
-    inside = [np.all((places >= MARGIN) & (places <= last - MARGIN), axis=1) for places in (body, leads(body))]
-    places = body[inside[0] & inside[1]]
+    body = (scan[0] > body_threshold).cpu().numpy()
+    stays = plane_of(np.eye(4), body.shape)
+    last = np.asarray(body.shape) - 1
+    kept = []
+    for index in np.flatnonzero(body.any(axis=(1, 2))):
+        own = body[index].ravel()
+        here, there = stays(index)[own], plane(index)[own]
+        kept.append(here[np.all((np.minimum(here, there) >= MARGIN) & (np.maximum(here, there) <= last - MARGIN), 1)])
+    places = np.concatenate(kept) if kept else np.zeros((0, 3))
     if not len(places):
         raise InputError(
             f"{name_of(scan)}: no voxel is above body_threshold {body_threshold:g} and stays in the scan when that is "

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,18 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from monai_ext.errors import InputError
+from monai_ext.map_on_grid import MapOnGrid, unfolded_on
 from monai_ext.smooth_map import SmoothMap
-from monai_ext.transforms._simulated import Array, affine_of, altered, check_gamma, draw_places, moved_by, pulled
+from monai_ext.transforms._simulated import (
+    Array,
+    Plane,
+    affine_of,
+    altered,
+    check_gamma,
+    draw_places,
+    moved_by,
+    pulled,
+)
 from monai_ext.transforms.prepare_label import name_of
 
 REFERENCE = "reference"
@@ -47,9 +56,9 @@ class RandSmoothWarpd(Randomizable, MapTransform):
         noise: standard deviation of the copy's noise.
 
     Returns:
-        The item with ``reference``, the copy, on the scan's voxels; ``points`` (N, 3) and ``truth`` (N, 3), RAS mm in
-        the copy and in the scan, with ``point_names``; where there are labels, ``image_label`` and ``reference_label``
-        instead of them.
+        The item with ``reference``, the copy, on the scan's voxels; ``mapping``, the map; ``points`` (N, 3) and
+        ``truth`` (N, 3), RAS mm in the copy and in the scan, with ``point_names``; where there are labels,
+        ``image_label`` and ``reference_label`` instead of them.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -59,7 +68,7 @@ class RandSmoothWarpd(Randomizable, MapTransform):
         >>> warp = RandSmoothWarpd(points=5, degrees=5.0, shift_mm=1.0).set_random_state(0)
         >>> pair = warp({"image": torch.rand(1, 16, 16, 16), "label": torch.ones(1, 16, 16, 16)})
         >>> sorted(pair)
-        ['image', 'image_label', 'point_names', 'points', 'reference', 'reference_label', 'truth']
+        ['image', 'image_label', 'mapping', 'point_names', 'points', 'reference', 'reference_label', 'truth']
     """
 
     def __init__(
@@ -115,7 +124,7 @@ class RandSmoothWarpd(Randomizable, MapTransform):
         widths = self.R.uniform(*self.warp_width_mm, self.bumps)
         drawn = SmoothMap(matrix, offset, centres, vectors, widths)
         lattice = _lattice(world, shape, self.warp_width_mm[0] / LATTICE)
-        self.mapping = drawn.unfolded(lattice, LEAST_DETERMINANT * float(np.linalg.det(matrix)))
+        self.mapping = unfolded_on(drawn, *lattice, LEAST_DETERMINANT * float(np.linalg.det(matrix)))
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
@@ -124,31 +133,33 @@ class RandSmoothWarpd(Randomizable, MapTransform):
             raise InputError(f"{name_of(scan)}: pairs are simulated of volumes (C, D, H, W), got {tuple(scan.shape)}.")
         self.randomize(scan)
         world = affine_of(scan)
-        leads = partial(_through, self.mapping, world)
-        copy = pulled(scan, leads, padding_value=float(scan.min()))
-        places = draw_places(self.R, copy, leads, self.points, self.body_threshold)
+        plane = _through(MapOnGrid(self.mapping, world, scan.shape[1:]))
+        copy = pulled(scan, plane, padding_value=float(scan.min()))
+        places = draw_places(self.R, copy, plane, self.points, self.body_threshold)
         result[REFERENCE] = altered(self.R, copy, self.gamma, self.noise)
         points = moved_by(world, places)
+        result["mapping"] = self.mapping
         result["points"], result["truth"] = torch.from_numpy(points), torch.from_numpy(self.mapping(points))
         result["point_names"] = [str(number) for number in range(1, len(places) + 1)]
         for key in (key for key in self.label_keys if key in result):
             label = _on_the_voxels_of(scan, result.pop(key))
-            warped = pulled(label, leads, mode="nearest").to(label.dtype)
+            warped = pulled(label, plane, mode="nearest").to(label.dtype)
             result[f"{self.keys[0]}_label"], result[f"{REFERENCE}_label"] = label, warped
         return result
 
 
-def _lattice(world: Array, shape: tuple[int, ...], step_mm: float) -> Array:
-    """Return places (N, 3) in the world, from corner to corner of a scan and at most so far apart."""
+def _lattice(world: Array, shape: tuple[int, ...], step_mm: float) -> tuple[Array, tuple[int, ...]]:
+    """Return affine and shape of a grid from corner to corner of a scan, its places at most so far apart."""
     extent = (np.asarray(shape) - 1) * np.linalg.norm(world[:3, :3], axis=0)
     counts = np.ceil(extent / step_mm).astype(int) + 1
-    axes = [np.linspace(0, side - 1, count) for side, count in zip(shape, counts, strict=True)]
-    return moved_by(world, np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3))
+    steps = (np.asarray(shape) - 1) / np.maximum(counts - 1, 1)
+    return world @ np.diag([*np.where(counts > 1, steps, 1.0), 1.0]), tuple(counts.tolist())
 
 
-def _through(mapping: SmoothMap, world: Array, voxels: Array) -> Array:
-    """Map voxel positions of the copy to those of the scan; both have one grid."""
-    return moved_by(np.linalg.inv(world), mapping(moved_by(world, voxels)))
+def _through(grid: MapOnGrid) -> Plane:
+    """Lead from voxels of the copy to voxels of the scan; both lie on the grid."""
+    back = np.linalg.inv(grid.affine)
+    return lambda index: moved_by(back, grid.plane(index))
 
 
 def _on_the_voxels_of(scan: Tensor, label: Tensor) -> Tensor:

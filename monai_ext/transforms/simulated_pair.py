@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Hashable, Mapping
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,16 @@ from monai.transforms import Transform
 from torch import Tensor
 
 from monai_ext.errors import InputError
-from monai_ext.transforms._simulated import Array, affine_of, altered, check_gamma, draw_places, moved_by, pulled
+from monai_ext.transforms._simulated import (
+    Array,
+    affine_of,
+    altered,
+    check_gamma,
+    draw_places,
+    moved_by,
+    plane_of,
+    pulled,
+)
 from monai_ext.transforms.prepare_label import name_of
 
 
@@ -96,8 +104,8 @@ class SimulatedPaird(Transform):
         shift = min(self.max_shift_mm, float((np.linalg.norm(world[:3, :3], axis=0) * shape).min()) / 4)
         moved = self._movement(draw, centre, shift)  # fixed RAS mm -> moving RAS mm
         voxels = np.linalg.solve(world, moved @ world)  # fixed voxels -> moving voxels, both on one grid
-        first = draw_places(draw, scan, partial(moved_by, voxels), self.points, self.body_threshold)
-        copy = pulled(scan, partial(moved_by, np.linalg.inv(voxels)))
+        first = draw_places(draw, scan, plane_of(voxels, scan.shape[1:]), self.points, self.body_threshold)
+        copy = pulled(scan, plane_of(np.linalg.inv(voxels), scan.shape[1:]))
         copy = altered(draw, copy, self.gamma, self.noise)
         result["reference"] = scan
         result[self.image_key] = copy
