@@ -134,7 +134,7 @@ class RegistrationDemo:
     ) -> list[str]:
         """Return what the command is told: each bundle takes the knobs of its own ``inference.json``."""
         own = {**self.embedding.read_wishes(), **chosen}
-        ours = {**self.wishes, **chosen}
+        ours = {**self.wishes, **chosen, "spatial_size": None}  # parts are for training; a pair is registered whole
         spoken = _known(own, self.embedding.bundle)
         spoken |= {f"deform_{name}": value for name, value in _known(ours, self.places.bundle).items()}
         return [

@@ -10,12 +10,13 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Compose
+from monai.transforms import Compose, Randomizable
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from monai_ext.data._pair_scans import PairScans
 from monai_ext.data._partners import Partners
+from monai_ext.data._true_displacement import true_displacement
 from monai_ext.data.pair_source import PairSource
 from monai_ext.data.scan_pair_dataset import ScanPairDataset
 from monai_ext.errors import InputError, find_input_error
@@ -24,6 +25,7 @@ SUBJECTS = ("different", "same", "any")
 TOLD = ("case", "subject", "site")
 POINTS = ("points", "truth", "point_names")
 LABELS = {"moving_label": "image_label", "fixed_label": "reference_label"}
+TRUTH = ("true_displacement", "truth_mask")
 PATHS = {"moving_path": "image", "fixed_path": "reference", "moving_label_path": "image_label"}
 Item = dict[str, Any]
 
@@ -45,7 +47,7 @@ class SimulatesPairs(Protocol):
         """Begin to draw anew."""
 
     def __call__(self, data: Mapping[Any, Any]) -> dict[Any, Any]:
-        """Add ``reference``, ``points`` and ``truth`` to an item with ``image``."""
+        """Add ``reference``, ``mapping``, ``points`` and ``truth`` to an item with ``image``."""
 
 
 class Drawn(NamedTuple):
@@ -67,7 +69,9 @@ class RegistrationPairDataset(Dataset):
     grid's affine; ``moving_mask`` (1, *spatial), where the moving scan has voxels; ``matrix`` (4, 4), from the fixed to
     the moving scan's RAS mm; maybe ``moving_label`` and ``fixed_label`` (1, *spatial), ``points`` (N, 3) and ``truth``
     (N, 3), RAS mm in the fixed and in the moving scan, with ``point_names``; ``moving_path``, ``fixed_path`` and maybe
-    ``moving_label_path``; ``case``, ``subject``, ``site``.
+    ``moving_label_path``; ``case``, ``subject``, ``site``. Using ``with_truth``, also ``true_displacement``
+    (3, *spatial), in voxels from the fixed into the moving scan, and ``truth_mask`` (1, *spatial), 1 where it is known
+    and something is to be seen: of simulated pairs in the body; all 0 of others.
 
     Args:
         data: items as `load_registration_pairs` gives them.
@@ -85,6 +89,8 @@ class RegistrationPairDataset(Dataset):
         same_each_epoch: draw the same pairs in each epoch, as for validation.
         cache_dir: folder for scans and labels as they were read; None reads them anew each time.
         space: ``RAS`` or ``LPS``, of files of points that do not state it.
+        with_truth: give the true displacement of simulated pairs.
+        body_threshold: for ``truth_mask``, the body is where the fixed scan is above this; None: everywhere.
 
     Raises:
         InputError: no item to draw from (of listed pairs none may be left); an argument out of its range; scans that
@@ -120,6 +126,8 @@ class RegistrationPairDataset(Dataset):
         same_each_epoch: bool = False,
         cache_dir: str | Path | None = None,
         space: str | None = None,
+        with_truth: bool = False,
+        body_threshold: float | None = None,
     ) -> None:
         drawn = simulate is not None or pairs_per_epoch is not None
         _check(data, drawn, simulate_prob, subjects, pairs_per_epoch)
@@ -135,12 +143,18 @@ class RegistrationPairDataset(Dataset):
         self.keys = None if keys is None else tuple(keys)
         self.seed = seed
         self.same_each_epoch = same_each_epoch
+        self.with_truth = with_truth
+        self.body_threshold = body_threshold
         self._partners = Partners(self.data, subjects)
         lonely = [item["case"] for index, item in enumerate(self.data) if not self._partners.of(index)]
         if lonely and simulate is None:
             raise InputError(f"{lonely[0]}: there is no scan of a {subjects} subject to register it with; add scans.")
         if require_labels:
             _require_labels(self.data)
+        if with_truth and simulate_prob == 0 and not lonely:
+            raise InputError(
+                "lambda_truth above 0 and readout_sigma learn from simulated pairs; set simulate_prob above 0, too."
+            )
         # shared memory: workers that live on from epoch to epoch see the change
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
         self._with_points = ScanPairDataset(self.data, space=space)
@@ -196,13 +210,28 @@ class RegistrationPairDataset(Dataset):
             item["matrix"] = self.prealign(self._source(files))
         if isinstance(files.get("points"), str) and (self.keys is None or "points" in self.keys):
             item |= {key: value for key, value in self._with_points[pair.moving].items() if key in POINTS}
-        return self._packed(self.grid(item), files)
+        if isinstance(self.grid, Randomizable):
+            self.grid.set_random_state(seed=pair.seed)
+        item = self.grid(item)
+        if self.with_truth:
+            item |= self._truth(item)
+        return self._packed(item, files)
+
+    def _truth(self, item: Item) -> Item:
+        fixed = item["reference"]
+        if "mapping" not in item:
+            empty = torch.zeros(1, *fixed.shape[1:])
+            return {TRUTH[0]: empty.repeat(fixed.ndim - 1, *[1] * (fixed.ndim - 1)), TRUTH[1]: empty}
+        body = torch.ones(1, *fixed.shape[1:])
+        if self.body_threshold is not None:
+            body = (_plain(fixed).amax(dim=0, keepdim=True) > self.body_threshold).float()
+        return {TRUTH[0]: true_displacement(item["mapping"], fixed.affine, tuple(fixed.shape[1:])), TRUTH[1]: body}
 
     def _packed(self, item: Item, files: Item) -> Item:
         moving, fixed = item["image"], item["reference"]
         name = {key: moving.meta[key] for key in ("filename_or_obj",) if key in moving.meta}
         scans = MetaTensor(torch.cat([_plain(moving), _plain(fixed)]), affine=moving.affine, meta=name)
-        packed = {key: item[key] for key in (*TOLD, "matrix", "moving_mask") if key in item}
+        packed = {key: item[key] for key in (*TOLD, "matrix", "moving_mask", *TRUTH) if key in item}
         packed |= {key: item[key] for key in POINTS if key in item}
         packed |= {name: _plain(item[key]) for name, key in LABELS.items() if key in item}
         packed |= {name: _first(files[key]) for name, key in PATHS.items() if key in files}

@@ -9,6 +9,7 @@ from monai_ext.handlers.displacement_scores import DisplacementScores
 from monai_ext.handlers.epoch_seed import EpochSeed
 from monai_ext.handlers.experts_loader import ExpertsLoader
 from monai_ext.handlers.feature_panels import FeaturePanels
+from monai_ext.handlers.fit_correlation_readout import FitCorrelationReadout
 from monai_ext.handlers.held_out_loss import HeldOutLoss
 from monai_ext.handlers.landmark_scores import LandmarkScores
 from monai_ext.handlers.loss_epoch import LossEpoch
@@ -42,6 +43,7 @@ __all__ = [
     "EpochSeed",
     "ExpertsLoader",
     "FeaturePanels",
+    "FitCorrelationReadout",
     "HeldOutLoss",
     "LandmarkScores",
     "LossEpoch",

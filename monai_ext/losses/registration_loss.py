@@ -16,6 +16,7 @@ from monai_ext.losses.embedding_distance import embedding_distance
 
 SIMILARITIES = ("ncc", "lncc", "mi")
 REG_UNITS = ("voxel", "canonical")
+TRUTH = ("true_displacement", "truth_mask")
 MASK_SHARE = 0.8
 SMALLEST_DEVIATION = 1e-5
 
@@ -27,7 +28,8 @@ class RegistrationLoss(nn.Module):
     :math:`y_m` to the fixed ones, and the velocity :math:`v` that it was integrated from
 
     .. math:: L = w\, L_\mathrm{sim}(M \circ u, F) + \lambda_s L_\mathrm{sam}(F_m \circ u, F_f)
-              + \lambda_d\, \mathrm{Dice}(y_m \circ u, y_f) + \lambda_r \lVert \nabla v \rVert^2.
+              + \lambda_d\, \mathrm{Dice}(y_m \circ u, y_f) + \lambda_r \lVert \nabla v \rVert^2
+              + \lambda_t \lVert u - u_t \rVert^2.
 
     - ``ncc``: 1 - correlation coefficient, over all voxels. ``lncc``: 1 - its square in a window, MONAI's
       ``LocalNormalizedCrossCorrelationLoss`` (of brightness above the image's least, which keeps sums of large windows
@@ -43,9 +45,12 @@ class RegistrationLoss(nn.Module):
       weights hold at any size. At N = 192 its 200 (with ``ncc``) and 20 (with ``lncc``, whose weight is 0.01 there) are
       0.022 and 0.0022 in voxels.
 
+    - The last term is for simulated pairs, whose displacement :math:`u_t` is known: the mean squared length of the
+      error, in voxels, where ``truth_mask`` is above 0. (Our addition; the published loss has no such term.)
+
     All is computed in float32 (or float64, if that comes in) whatever autocast says. After a call ``terms`` has the
     parts of the sum before they are weighed, without gradient, for the log: ``similarity``, ``diffusion`` and, if their
-    weight is not 0, ``sam_local``, ``sam_global`` and ``dice``.
+    weight is not 0, ``sam_local``, ``sam_global``, ``dice`` and ``truth``.
 
     Args:
         similarity: ``ncc``, ``lncc`` or ``mi``.
@@ -56,6 +61,7 @@ class RegistrationLoss(nn.Module):
         reg_units: ``voxel`` or ``canonical``.
         kernel_size: voxels of the window of ``lncc`` along each axis, odd; 9 or 21.
         num_classes: of the labels, background included.
+        lambda_truth: :math:`\lambda_t`.
         local_stride: voxels a local cell along each axis; its length decides between 2-D and 3-D.
         global_stride: voxels a global cell.
 
@@ -63,8 +69,8 @@ class RegistrationLoss(nn.Module):
         outputs: the displacement (B, axes, *spatial) in voxels, or [displacement, velocity], as `SAMVoxelMorph` gives
         them in training. target: ``fixed`` and ``moving`` (B, C, *spatial); ``fixed_local``, ``moving_local`` (B, E,
         *cells), and maybe the same with ``global``, unless lambda_sam is 0; ``fixed_label`` and ``moving_label``
-        (B, 1, *spatial), class indices, unless lambda_dice is 0; maybe ``moving_mask`` (B, 1, *spatial). -> a single
-        number.
+        (B, 1, *spatial), class indices, unless lambda_dice is 0; maybe ``true_displacement``, like the displacement,
+        with ``truth_mask`` (B, 1, *spatial), and ``moving_mask`` (B, 1, *spatial). -> a single number.
 
     Raises:
         ValueError: an argument is out of its range, the target lacks something, or shapes do not fit.
@@ -89,11 +95,18 @@ class RegistrationLoss(nn.Module):
         num_classes: int = 2,
         local_stride: Sequence[int] = (2, 2, 2),
         global_stride: Sequence[int] = (4, 16, 16),
+        lambda_truth: float = 0.0,
     ) -> None:
         super().__init__()
         _require("similarity", similarity, SIMILARITIES)
         _require("reg_units", reg_units, REG_UNITS)
-        weights = {"similarity": lambda_sim, "sam": lambda_sam, "dice": lambda_dice, "diffusion": lambda_reg}
+        weights = {
+            "similarity": lambda_sim,
+            "sam": lambda_sam,
+            "dice": lambda_dice,
+            "diffusion": lambda_reg,
+            "truth": lambda_truth,
+        }
         for name, weight in weights.items():
             if not weight >= 0:
                 raise ValueError(f"the weight of {name} must be at least 0, got {weight}.")
@@ -122,6 +135,8 @@ class RegistrationLoss(nn.Module):
                 terms |= self._sam(ddf, given)
             if self.weights["dice"]:
                 terms["dice"] = self._overlap_error(ddf, given)
+            if self.weights["truth"] and TRUTH[0] in given:  # nobody knows it of real pairs
+                terms["truth"] = _squared_error(ddf, given["true_displacement"], given["truth_mask"])
             terms["diffusion"] = self._roughness(field)
             loss = torch.stack([self.weights[name.split("_")[0]] * value for name, value in terms.items()]).sum()
         self.terms = {name: value.detach() for name, value in terms.items()}
@@ -177,14 +192,22 @@ class RegistrationLoss(nn.Module):
         needed = ["fixed", "moving"]
         needed += ["fixed_local", "moving_local"] if self.weights["sam"] else []
         needed += ["fixed_label", "moving_label"] if self.weights["dice"] else []
+        needed += [TRUTH[1]] if TRUTH[0] in given else []
         if missing := [name for name in needed if name not in given]:
             raise ValueError(f"the target must have {', '.join(missing)}, got {', '.join(given)}.")
         if ("fixed_global" in given) != ("moving_global" in given):
             raise ValueError("global embeddings must be given of both images or of none.")
-        for name in ("fixed", "moving", "fixed_label", "moving_label", "moving_mask"):
+        for name in ("fixed", "moving", "fixed_label", "moving_label", "moving_mask", *TRUTH):
             x = given.get(name)
             if x is not None and (len(x) != len(ddf) or x.shape[2:] != ddf.shape[2:]):
                 raise ValueError(f"{name} must have the displacement's {tuple(ddf.shape)}, got {tuple(x.shape)}.")
+
+
+def _squared_error(ddf: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
+    """Mean squared length of the error over the voxels of all pairs whose truth is known; 0 if there are none."""
+    inside = (mask > 0).to(ddf.dtype)
+    squares = (ddf - truth.to(ddf.dtype)).square().sum(dim=1, keepdim=True)
+    return (squares * inside).sum() / inside.sum().clamp(min=1)
 
 
 def _correlation(x: Tensor, y: Tensor, weights: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ def moved_by(matrix: NDArray[np.floating[Any]], places: Array) -> Array:
     return places @ matrix[:3, :3].T + matrix[:3, 3]
 
 
-def plane_of(matrix: Array, shape: tuple[int, ...]) -> Plane:
+def plane_of(matrix: NDArray[np.floating[Any]], shape: tuple[int, ...]) -> Plane:
     """Return the planes of a grid of a shape as a matrix (4, 4) moves them."""
     rows, columns = (np.arange(side, dtype=np.float64) for side in shape[1:])
 

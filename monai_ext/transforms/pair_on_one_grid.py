@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from monai.data import MetaTensor
-from monai.transforms import Transform
+from monai.transforms import RandomizableTransform
 from torch import Tensor
 
 from monai_ext.errors import InputError
@@ -18,16 +18,17 @@ from monai_ext.transforms.prepare_label import name_of
 LABELS = {"image": "image_label", "reference": "reference_label"}
 
 
-class PairOnOneGridd(Transform):
+class PairOnOneGridd(RandomizableTransform):
     """Bring the moving scan ``image`` to the grid of the fixed scan ``reference``, which is cut to a size before.
 
-    The fixed scan keeps its voxels: it is cut, or continued by its least value, alike on both ends of an axis. The
-    moving scan is read where ``matrix`` (4, 4), from the fixed to the moving scan's RAS mm, leads (linear; its least
-    value beyond it); without ``matrix`` both lie in one world. Labels ``image_label`` and ``reference_label`` go along,
-    by the nearest voxel, 0 beyond.
+    The fixed scan keeps its voxels: it is cut, or continued by its least value, alike on both ends of an axis; with
+    ``random_center`` what is cut off is shared out between the ends at random. The moving scan is read where ``matrix``
+    (4, 4), from the fixed to the moving scan's RAS mm, leads (linear; its least value beyond it); without ``matrix``
+    both lie in one world. Labels ``image_label`` and ``reference_label`` go along, by the nearest voxel, 0 beyond.
 
     Args:
         spatial_size: voxels of the grid along each axis; None for the fixed scan's own.
+        random_center: keep a part at a random place where the fixed scan is larger, not its middle.
 
     Returns:
         The item with all of it on one grid, and ``moving_mask`` (1, *spatial), true where the moving scan has voxels.
@@ -43,10 +44,12 @@ class PairOnOneGridd(Transform):
         (torch.Size([1, 4, 4, 8]), True)
     """
 
-    def __init__(self, spatial_size: Sequence[int] | None = None) -> None:
+    def __init__(self, spatial_size: Sequence[int] | None = None, random_center: bool = False) -> None:
+        super().__init__()
         if spatial_size is not None and min(spatial_size, default=0) < 1:
             raise ValueError(f"spatial_size must be positive or None, got {spatial_size}.")
         self.spatial_size = None if spatial_size is None else tuple(spatial_size)
+        self.random_center = random_center
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result: dict[Hashable, Any] = dict(data)
@@ -57,14 +60,22 @@ class PairOnOneGridd(Transform):
                 f"{name_of(moving)} and {name_of(fixed)}: scans must have the same channels and {len(size)} axes, got "
                 f"{tuple(moving.shape)} and {tuple(fixed.shape)}."
             )
-        result["reference"] = grid = _cut(fixed, size, float(fixed.min()))
+        first = self._starts(fixed.shape[1:], size)
+        result["reference"] = grid = _cut(fixed, first, size, float(fixed.min()))
         matrix = torch.as_tensor(result.get("matrix", torch.eye(4))).double()
         result["image"], result["moving_mask"] = _read(moving, matrix, grid, "bilinear")
         if LABELS["reference"] in result:
-            result[LABELS["reference"]] = _cut(_with_affine(result[LABELS["reference"]]), size, 0.0)
+            result[LABELS["reference"]] = _cut(_with_affine(result[LABELS["reference"]]), first, size, 0.0)
         if LABELS["image"] in result:
             result[LABELS["image"]] = _read(_with_affine(result[LABELS["image"]]), matrix, grid, "nearest")[0]
         return result
+
+    def _starts(self, sides: Sequence[int], size: Sequence[int]) -> list[int]:
+        """Return the first voxel to keep along each axis, negative where the scan is continued."""
+        spare = [have - want for have, want in zip(sides, size, strict=True)]
+        if not self.random_center:
+            return [n // 2 for n in spare]
+        return [int(self.R.randint(n + 1)) if n > 0 else n // 2 for n in spare]
 
 
 def _with_affine(scan: Tensor) -> MetaTensor:
@@ -73,8 +84,7 @@ def _with_affine(scan: Tensor) -> MetaTensor:
     return MetaTensor(scan, affine=torch.eye(4, dtype=torch.float64))
 
 
-def _cut(scan: MetaTensor, size: Sequence[int], value: float) -> MetaTensor:
-    first = [(have - want) // 2 for have, want in zip(scan.shape[1:], size, strict=True)]
+def _cut(scan: MetaTensor, first: Sequence[int], size: Sequence[int], value: float) -> MetaTensor:
     last = [have - start - want for have, start, want in zip(scan.shape[1:], first, size, strict=True)]
     # from the last axis on; negative margins cut
     margins = [-n for ends in zip(reversed(first), reversed(last), strict=True) for n in ends]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,26 @@ def test_focus_is_what_registration_sees_and_the_embedder_does_not() -> None:
     assert not torch.equal(focused["displacement"], plain["displacement"])
 
 
-def test_one_trace_fits_any_size_and_batch() -> None:
+def with_readout(**knobs: Any) -> AnatomicalRegistrationNet:
+    network = build(readout_sigma=1.0, center_correlation=True, **knobs)
+    nn.init.normal_(network.registration.readout.sum.weight)  # type: ignore[union-attr]
+    return network
+
+
+def test_a_readout_adds_what_it_makes_of_the_correlation_to_the_velocity() -> None:
+    network, without, image = with_readout().train(), build(center_correlation=True).train(), pair(2, (7, 41, 30))
+    without.load_state_dict(network.state_dict(), strict=False)
+    found = network(image)
+    assert network.readout is not None
+    added = network.readout(network.correlate(image))[:, :, :7, :41, :30]
+    torch.testing.assert_close(found["velocity"], without(image)["velocity"] + added)
+    found["velocity"].square().mean().backward()
+    assert network.readout.sum.weight.grad is not None
+    assert build().readout is None
+
+
+@pytest.mark.parametrize("build", [build, with_readout])
+def test_one_trace_fits_any_size_and_batch(build: Callable[[], AnatomicalRegistrationNet]) -> None:
     network = build().eval()
     script = torch.jit.trace(network, pair(2, (7, 41, 60)), check_trace=False)
     with torch.no_grad():
@@ -143,7 +163,7 @@ def test_one_trace_fits_any_size_and_batch() -> None:
 
 @pytest.mark.slow  # tracing its sizes symbolically takes half a minute
 def test_one_exported_program_fits_any_size_and_batch() -> None:
-    network = build(integration_steps=1).eval()
+    network = with_readout(integration_steps=1).eval()
     example, image = pair(2, (7, 41, 60)), pair(3, (9, 34, 33))
     free = dict.fromkeys((0, 2, 3, 4), torch.export.Dim.DYNAMIC)
     program = torch.export.export(network, (example,), dynamic_shapes=(free,)).module()

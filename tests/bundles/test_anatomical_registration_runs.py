@@ -260,6 +260,23 @@ def test_knobs_train_on_listed_pairs_and_are_kept_by_their_loss(
     assert record["best"]["value"] < 5  # a loss and no mm: validation has no points
 
 
+def test_known_displacements_are_learned_from_by_least_squares_and_by_the_loss(scans: Path, tmp_path: Path) -> None:
+    knobs = {"readout_sigma": 1.0, "center_correlation": True, "lambda_truth": 0.5, "random_center": True}
+    schedule = {"readout_pairs": 2, "spatial_size": [16, 24, 24], "power": 1.0, "max_epochs": 2}
+    run(NAME, "training", TRAIN, tmp_path, scans, **knobs, **schedule)
+    epochs = read_json(tmp_path / "eval" / "history.json")["epochs"]
+    for epoch in epochs:
+        weights = {**dict.fromkeys(TERMS, 1.0), "diffusion": 0.02, "truth": 0.5}
+        parts = sum(weight * epoch[f"train_loss_{term}"] for term, weight in weights.items())
+        assert epoch["train_loss"] == pytest.approx(parts, rel=1e-4)
+    assert epochs[1]["learning_rate"] == pytest.approx(0.5 * epochs[0]["learning_rate"])
+    state = torch.load(tmp_path / "models" / "model.pt", weights_only=True)
+    readout = state["registration.readout.sum.weight"]
+    assert readout.abs().max() > 2 * 3 * 2 * 0.01  # more than all of Adam's steps could do
+    changed = {**knobs, **schedule, "readout_sigma": 2.0, "max_epochs": 3}
+    assert "readout_sigma" in str(refused(NAME, "training", TRAIN, tmp_path, scans, **changed, resume=True))
+
+
 def test_scans_of_other_subjects_make_pairs_and_same_seed_same_result(brain: Path, tmp_path: Path) -> None:
     images = [{"image": str(brain / name)} for name in ("followup/baseline.nii.gz", "followup/followup.nii.gz", SCAN)]
     path = tmp_path / "datalist.json"
@@ -352,7 +369,13 @@ def test_no_property_that_monai_asks_for_is_missing(
 @pytest.mark.slow
 def test_exported_files_agree_with_the_network(trained: Path, tmp_path: Path) -> None:
     """Of several sizes; ONNX's resampling of volumes, which scaling and squaring needs, is among what is compared."""
-    words = options(ckpt=trained / "models" / "model.pt", output_dir=tmp_path, **ANATOMICAL_REGISTRATION.arguments)
+    knobs = {"readout_sigma": 1.0, "center_correlation": True}
+    with_readout, state = network(**knobs), torch.load(trained / "models" / "model.pt", weights_only=True)
+    assert with_readout.load_state_dict(state, strict=False).missing_keys == ["registration.readout.sum.weight"]
+    torch.nn.init.normal_(with_readout.registration.readout.sum.weight, std=0.1)
+    torch.save(with_readout.state_dict(), tmp_path / "model.pt")
+    given = {**ANATOMICAL_REGISTRATION.arguments, **knobs}
+    words = options(ckpt=tmp_path / "model.pt", output_dir=tmp_path, **given)
     assert main(["export", str(ANATOMICAL_REGISTRATION.folder), *words]) == 0
     record = read_json(tmp_path / "parity.json")
     for kind in ("torchscript", "onnx"):

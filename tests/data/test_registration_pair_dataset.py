@@ -17,8 +17,10 @@ from torch import Tensor
 
 from monai_ext.data import PairSource, RegistrationPairDataset
 from monai_ext.errors import InputError
+from monai_ext.field_warp import FieldWarp
 from monai_ext.transforms import LoadScand, PairOnOneGridd, RandSmoothWarpd
 
+TRUTH = ("true_displacement", "truth_mask")
 VALUES = {"a": 1.0, "b": 2.0, "c": 3.0, "d": 4.0}
 
 
@@ -173,6 +175,41 @@ def test_a_listed_pair_is_read_as_listed_with_its_points(tmp_path: Path) -> None
     assert item["truth"].tolist() == [[4, 5, 6], [1, 2, 3]]
     assert item["image"][1].min() == VALUES["a"]
     assert torch.equal(item["matrix"], torch.eye(4).double())
+
+
+def smooth_reading(item: dict[str, Any]) -> dict[str, Any]:
+    """A scan that is different everywhere, on voxels of 2 x 3 x 2.5 mm whose axes are not the world's."""
+    z, y, x = torch.meshgrid(*(torch.arange(side) / 4.0 for side in (18, 16, 20)), indexing="ij")
+    affine = torch.tensor([[0, 0, 2.5, 7], [0, -3, 0, 40], [2, 0, 0, -5], [0, 0, 0, 1]]).double()
+    return {"image": MetaTensor((torch.sin(z) + torch.cos(1.3 * y) + torch.sin(x + 0.5 * y))[None], affine=affine)}
+
+
+@pytest.mark.parametrize("random_center", [False, True])
+def test_the_moving_scan_displaced_by_the_truth_is_the_fixed_one(random_center: bool) -> None:
+    warp = RandSmoothWarpd(degrees=3.0, scale=0.02, shift_mm=2.0, warp_mm=2.0, warp_width_mm=(8.0, 12.0))
+    grid = PairOnOneGridd((12, 16, 14), random_center)
+    dataset = RegistrationPairDataset(
+        scans("a"), smooth_reading, grid, simulate=warp, with_truth=True, body_threshold=0.5, seed=4
+    )
+    item = dataset[0]
+    moving, fixed = item["image"].as_tensor().split(1)
+    displaced = FieldWarp()(moving[None], item["true_displacement"][None])[0]
+    inner = (slice(None), *[slice(3, -3)] * 3)
+    apart = (displaced - fixed)[inner].abs()
+    assert apart.mean() < 0.02 < 0.2 < (moving - fixed)[inner].abs().mean()
+    assert torch.equal(item["truth_mask"], (fixed > 0.5).float())
+
+
+def test_of_real_pairs_no_truth_is_known() -> None:
+    dataset = made(scans(), keys=("case", *TRUTH), with_truth=True, pairs_per_epoch=8, simulate_prob=0.5)
+    items = [dataset[index] for index in range(8)]
+    assert {("_to_" in item["case"], bool(item["truth_mask"].any())) for item in items} == {
+        (True, False),
+        (False, True),
+    }
+    assert {item["true_displacement"].shape for item in items} == {(3, 8, 8, 8)}
+    with pytest.raises(InputError, match="learn from simulated pairs; set simulate_prob"):
+        made(scans(), with_truth=True)
 
 
 def test_items_with_chosen_keys_stack_into_batches_in_workers() -> None:

@@ -257,6 +257,22 @@ def test_half_precision_and_autocast_are_computed_in_float32(half: torch.dtype) 
     assert plain == inside == loss(ddf.float(), {name: x.float() for name, x in target.items()})
 
 
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_a_known_displacement_counts_by_its_squared_distance_where_it_is_known(share: float) -> None:
+    ddf, truth, target = field(), field(), pair()
+    mask = (torch.rand(2, 1, *SIZE) < share).double()
+    loss = build(lambda_truth=2.0, lambda_sam=0.0)
+    whole = loss(ddf, {**target, "true_displacement": truth, "truth_mask": mask})
+    squares = [
+        sum(float(ddf[b, axis, row, column] - truth[b, axis, row, column]) ** 2 for axis in range(2))
+        for b, row, column in product(range(2), range(SIZE[0]), range(SIZE[1]))
+        if mask[b, 0, row, column]
+    ]
+    assert float(loss.terms["truth"]) == pytest.approx(sum(squares) / max(len(squares), 1))
+    assert float(whole - loss(ddf, target)) == pytest.approx(2 * sum(squares) / max(len(squares), 1))
+    assert "truth" not in loss.terms  # real pairs have none
+
+
 def test_terms_have_no_gradient_and_leave_out_what_weighs_nothing() -> None:
     loss = build(lambda_sam=0.0)
     loss(field().requires_grad_(), {name: pair()[name] for name in ("fixed", "moving")})
@@ -271,6 +287,7 @@ def test_terms_have_no_gradient_and_leave_out_what_weighs_nothing() -> None:
         ({"reg_units": "mm"}, "reg_units must be one of voxel, canonical, got 'mm'"),
         ({"lambda_sam": -1.0}, "the weight of sam must be at least 0, got -1"),
         ({"lambda_reg": float("nan")}, "the weight of diffusion must be at least 0"),
+        ({"lambda_truth": -2.0}, "the weight of truth must be at least 0, got -2"),
         ({"num_classes": 1}, "num_classes must be at least 2"),
         ({"kernel_size": 8}, "kernel_size must be odd"),
     ],
@@ -292,3 +309,5 @@ def test_what_does_not_fit_is_named() -> None:
         loss(ddf, {**target, "fixed": target["fixed"][..., :8]})
     with pytest.raises(ValueError, match="embeddings must be alike"):
         loss(ddf, {**target, "moving_local": target["moving_local"][..., :3]})
+    with pytest.raises(ValueError, match="the target must have truth_mask"):
+        loss(ddf, {**target, "true_displacement": ddf})

@@ -73,6 +73,24 @@ def test_the_fixed_scan_keeps_its_voxels_and_their_places(size: tuple[int, ...] 
     torch.testing.assert_close(cut.as_tensor(), expected, atol=0, rtol=0)
 
 
+def test_at_random_every_place_is_kept_sometimes_and_what_is_missing_is_continued_alike() -> None:
+    pair = make_pair()
+    fixed = pair["reference"]
+    assert isinstance(fixed, MetaTensor)
+    z, y, x = fixed.shape[1:]
+    at_random, middle = PairOnOneGridd((z - 2, y, x + 4), random_center=True), PairOnOneGridd((z - 2, y, x + 4))
+    at_random.set_random_state(seed=0)
+    starts = set()
+    for _ in range(30):
+        cut = at_random(pair)["reference"]
+        first = WorldGrid.of(fixed).to_voxels(WorldGrid.of(cut).points()).reshape(-1, 3)[0].round().int().tolist()
+        starts.add(tuple(first))
+        torch.testing.assert_close(cut.as_tensor()[0, :, :, 2:-2], fixed.as_tensor()[0, first[0] : first[0] + z - 2])
+    assert starts == {(0, 0, -2), (1, 0, -2), (2, 0, -2)}
+    kept = middle(pair)["reference"]
+    torch.testing.assert_close(kept.as_tensor()[0, :, :, 2:-2], fixed.as_tensor()[0, 1 : z - 1])
+
+
 def test_beyond_the_moving_scan_there_is_its_least_value_and_no_label() -> None:
     pair = make_pair()
     pair["matrix"] = world((0, 0, 0), (1, 1, 1), 500)

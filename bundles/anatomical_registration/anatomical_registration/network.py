@@ -12,6 +12,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from monai_ext.errors import InputError
+from monai_ext.networks.blocks.correlation_readout import CorrelationReadout
 from monai_ext.networks.checkpoints import check, load_anatomical_embedding, read_state
 from monai_ext.networks.checkpoints.base_hash import base_hash
 from monai_ext.networks.checkpoints.bound_weights import SUFFIX, BoundWeights
@@ -62,6 +63,8 @@ class AnatomicalRegistrationNet(nn.Module):
         with_embeddings: return embeddings in training, for the SAM term of the loss.
         embedder_path: weights of the embedder: ``model.pt`` of the bundle anatomical_embedding, or the authors' file.
         untrained_embedder: allow a random embedder where none is given.
+        center_correlation: of `LocalCorrelation`; false as published.
+        readout_sigma: of `SAMVoxelMorph`; None as published.
 
     Shape:
         image (B, 2 in_channels, *spatial): the moving scan's channels, then the fixed one's, on one grid, scaled as the
@@ -103,6 +106,8 @@ class AnatomicalRegistrationNet(nn.Module):
         with_embeddings: bool = True,
         embedder_path: str | Path | None = None,
         untrained_embedder: bool = False,
+        center_correlation: bool = False,
+        readout_sigma: float | None = None,
     ) -> None:
         super().__init__()
         if len(encoder_channels) < LEVELS:
@@ -121,10 +126,10 @@ class AnatomicalRegistrationNet(nn.Module):
             norm, pixel_scale, pixel_shift, padding_value,
         )  # fmt: skip
         self.embedder.requires_grad_(False)
-        self.correlation = LocalCorrelation(align_corners)
+        self.correlation = LocalCorrelation(align_corners, center=center_correlation)
         self.registration = SAMVoxelMorph(
             spatial_dims, 2 * in_channels, encoder_channels, decoder_channels, final_channels, use_correlation,
-            integration_steps,
+            integration_steps, readout_sigma,
         )  # fmt: skip
         self.train(self.training)
 
@@ -136,10 +141,8 @@ class AnatomicalRegistrationNet(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor | dict[str, Tensor]:
         self._check(image)
-        pair = dict(zip(("moving", "fixed"), image.chunk(2, dim=1), strict=True))
-        embedded = {}
-        if self.use_correlation or (self.training and self.with_embeddings):
-            embedded = {name: self._embed(scan) for name, scan in pair.items()}
+        needed = self.use_correlation or (self.training and self.with_embeddings)
+        embedded = self._embed_both(image) if needed else {}
         seen = self._focused(image)
         features = self.correlation(embedded["fixed"], embedded["moving"]) if self.use_correlation else None
         found = self.registration(seen, features)
@@ -150,6 +153,17 @@ class AnatomicalRegistrationNet(nn.Module):
         if self.with_embeddings:
             outputs |= {f"{name}_{level}": x for name, maps in embedded.items() for level, x in maps.items()}
         return outputs
+
+    @property
+    def readout(self) -> CorrelationReadout | None:
+        """What is read out of the correlation without the U-Net, if anything is."""
+        return self.registration.readout
+
+    def correlate(self, image: Tensor) -> Tensor:
+        """Return the correlation (B, 3 ** axes, *cells) of a pair."""
+        self._check(image)
+        embedded = self._embed_both(image)
+        return self.correlation(embedded["fixed"], embedded["moving"])
 
     def load_pretrained(self, path: str | Path | None = None) -> AnatomicalRegistrationNet:
         """Load the embedder from ``embedder_path``, and from ``path`` what was learned on top of it.
@@ -208,6 +222,9 @@ class AnatomicalRegistrationNet(nn.Module):
             )
         else:
             logger.warning("The embedder is random: what it says of two scans means little.")
+
+    def _embed_both(self, image: Tensor) -> dict[str, dict[str, Tensor]]:
+        return {name: self._embed(scan) for name, scan in zip(("moving", "fixed"), image.chunk(2, dim=1), strict=True)}
 
     def _embed(self, scan: Tensor) -> dict[str, Tensor]:
         with torch.no_grad():

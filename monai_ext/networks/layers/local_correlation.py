@@ -27,11 +27,16 @@ class LocalCorrelation(nn.Module):
     the result (and one map) about ``slab_mb`` are in memory at once. Sums are taken, and given out, in float32 (or
     float64, if that comes in) whatever the embeddings' precision and autocast say.
 
+    What all channels of a cell have in common, how well the two places fit at all, is several times larger than the
+    differences between channels, which say where the better fit lies. ``center`` takes it away: the channels' mean at
+    each cell. (Our choice; the published network gets the sums.)
+
     Args:
         align_corners: how global maps are brought to local cells. False: to where the cells lie in the image, as
             everywhere in this project. True: corner to corner, as the published code does, which is off by up to 7
             voxels in the plane and 1 across it where cells have 16 and 4.
         slab_mb: 10^6 bytes for a slab's products. Small ones stay in the processor's cache.
+        center: subtract at each cell the mean over its channels.
 
     Shape:
         fixed and moving: ``local`` (B, C, *cells), unit vectors along C, and maybe ``global`` (B, C', *coarse cells).
@@ -47,12 +52,13 @@ class LocalCorrelation(nn.Module):
         (torch.Size([1, 27, 4, 6, 6]), True)
     """
 
-    def __init__(self, align_corners: bool = False, slab_mb: float = 2.0) -> None:
+    def __init__(self, align_corners: bool = False, slab_mb: float = 2.0, center: bool = False) -> None:
         super().__init__()
         if not slab_mb > 0:
             raise ValueError(f"slab_mb must be positive, got {slab_mb}.")
         self.align_corners = align_corners
         self.slab_mb = slab_mb
+        self.center = center
 
     def forward(self, fixed: Mapping[str, Tensor], moving: Mapping[str, Tensor]) -> Tensor:
         _check(fixed, moving)
@@ -62,7 +68,11 @@ class LocalCorrelation(nn.Module):
             if "global" in fixed:
                 coarse = _correlate(fixed["global"], moving["global"], self.slab_mb)
                 maps = self._add_resized(maps, coarse)
-        return maps
+            return self._centered(maps) if self.center else maps
+
+    def _centered(self, maps: Tensor) -> Tensor:
+        common = maps.mean(dim=1, keepdim=True)
+        return maps - common if _is_recorded(maps) else maps.sub_(common)
 
     def _add_resized(self, maps: Tensor, coarse: Tensor) -> Tensor:
         size, mode = maps.shape[2:], LINEAR[maps.ndim - 2]

@@ -15,6 +15,7 @@ from monai.networks.layers.factories import Conv, Pool
 from torch import Tensor
 
 from monai_ext.field_warp import FieldWarp
+from monai_ext.networks.blocks.correlation_readout import CorrelationReadout
 
 ENCODER_CHANNELS = (16, 32, 32, 32)
 DECODER_CHANNELS = (32, 32, 32, 32)
@@ -47,6 +48,8 @@ class SAMVoxelMorph(nn.Module):
         final_channels: of the convolutions at full resolution before the velocity.
         use_correlation: take the correlation; without it this is the plain VoxelMorph.
         integration_steps: of scaling and squaring.
+        readout_sigma: add to the velocity what a `CorrelationReadout` of this Gaussian, in cells, makes of the
+            features (our addition); None: no such part.
 
     Shape:
         image (B, in_channels, *spatial): the moving image's channels, then the fixed one's, on one grid. features
@@ -77,6 +80,7 @@ class SAMVoxelMorph(nn.Module):
         final_channels: Sequence[int] = FINAL_CHANNELS,
         use_correlation: bool = True,
         integration_steps: int = 7,
+        readout_sigma: float | None = None,
     ) -> None:
         super().__init__()
         _check_widths(spatial_dims, in_channels, encoder_channels, decoder_channels, final_channels)
@@ -100,6 +104,11 @@ class SAMVoxelMorph(nn.Module):
         self.flow = conv(last[-1], spatial_dims)
         for name, weight in self.flow.named_parameters():  # training starts from hardly any displacement
             nn.init.normal_(weight, std=1e-5 if name == "weight" else 0.0)
+        self.readout = None
+        if readout_sigma is not None:
+            if not use_correlation:
+                raise ValueError("readout_sigma reads out the correlation, which use_correlation=False leaves out.")
+            self.readout = CorrelationReadout(spatial_dims, readout_sigma)
         self.pool = Pool[Pool.MAX, spatial_dims](2)
         self.integration = DVF2DDF(num_steps=integration_steps)
         self.integration.warp_layer = FieldWarp(padding_mode="zeros")
@@ -120,11 +129,11 @@ class SAMVoxelMorph(nn.Module):
         sides = image.shape[2:]
         whole = [side + (-side) % self.multiple for side in sides]
         x = _continued(image, whole)
-        if features is not None:
-            features = _continued(features, [side // 2 for side in whole])
-        x = self.flow(self._describe(x, features))
         own = (slice(None), slice(None), *(slice(side) for side in sides))
-        return x[own]
+        if features is None:
+            return self.flow(self._describe(x, None))[own]
+        found = self.flow(self._describe(x, _continued(features, [side // 2 for side in whole])))[own]
+        return found if self.readout is None else found + self.readout(features)[own]
 
     def integrate(self, velocity: Tensor) -> Tensor:
         """Follow a velocity for a unit of time; the negative velocity gives the inverse displacement."""

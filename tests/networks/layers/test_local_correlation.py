@@ -50,6 +50,14 @@ def test_without_global_embeddings_it_is_the_local_part() -> None:
     torch.testing.assert_close(LocalCorrelation()(fixed, moving), naive(fixed["local"], moving["local"]))
 
 
+@pytest.mark.parametrize("trained", [False, True])
+def test_centered_it_lacks_what_the_channels_of_a_cell_share(trained: bool) -> None:
+    fixed, moving = embedding(3), embedding(3)
+    fixed["local"].requires_grad_(trained)
+    plain, centered = (LocalCorrelation(center=center)(fixed, moving) for center in (False, True))
+    torch.testing.assert_close(centered, plain - plain.mean(dim=1, keepdim=True))
+
+
 @pytest.mark.parametrize(("step", "channel"), [((-1, 0, 0), 4), ((0, 0, 0), 13), ((0, 0, 1), 14), ((1, -1, 1), 20)])
 def test_a_shifted_embedding_is_found_in_the_channel_of_its_shift(step: tuple[int, ...], channel: int) -> None:
     fixed = F.normalize(torch.randn(1, 16, 6, 7, 8), dim=1)

@@ -64,6 +64,14 @@ def test_it_has_the_published_number_of_weights(use_correlation: bool, count: in
     assert sum(p.numel() for p in network.parameters() if p.requires_grad) == count
 
 
+def test_a_readout_has_a_weight_for_each_channel_and_axis_and_needs_the_correlation() -> None:
+    with torch.device("meta"):
+        network = SAMVoxelMorph(readout_sigma=4.0)
+    assert sum(p.numel() for p in network.parameters()) == 350_659 + 27 * 3
+    with pytest.raises(ValueError, match="use_correlation=False leaves out"):
+        SAMVoxelMorph(use_correlation=False, readout_sigma=4.0)
+
+
 def test_an_untrained_network_hardly_displaces() -> None:
     ddf = SAMVoxelMorph().eval()(torch.rand(1, 2, 16, 16, 16), torch.rand(1, 27, 8, 8, 8))
     assert 0 < ddf.abs().max() < 1e-3
