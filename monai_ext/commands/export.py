@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +11,14 @@ from monai_ext.commands._bundle import find_bundle, read_metadata
 from monai_ext.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch.nn as nn
     from monai.bundle import ConfigParser
     from torch import Tensor
 
 TOLERANCE = 1e-4
+FORMATS = ("torchscript", "onnx", "plain_sam")
 
 
 def export(
@@ -24,6 +28,7 @@ def export(
     image: str | None = None,
     output_dir: str | None = None,
     config_file: str | None = None,
+    formats: str | None = None,
     plain_image_size: int | None = None,
     **knobs: object,
 ) -> None:
@@ -36,7 +41,9 @@ def export(
     by more than 1e-4. Embeddings are compared likewise, and by the cosine of the vectors.
 
     model.ts needs PyTorch only, model.onnx onnxruntime only: neither needs this project. A network that stands on
-    Segment Anything is also written as plain_sam.pth, which the package segment-anything loads.
+    Segment Anything is also written as plain_sam.pth, which the package segment-anything loads. Most of the time goes
+    into ONNX: `--formats torchscript` leaves it out, and does not need its packages. parity.json then speaks only of
+    what was written; what an earlier export left beside it is not compared.
 
     Args:
         name: bundle, by name or path.
@@ -45,11 +52,13 @@ def export(
         image: image, volume or data list to compare on; it goes through the bundle's own preprocessing.
         output_dir: where to write. Default: models of the bundle.
         config_file: another config on top of inference.json, such as demo.json.
+        formats: what to write, with commas: torchscript, onnx, plain_sam. Default: all that the network has.
         plain_image_size: resize the positions in plain_sam.pth to this image size; 1024 is what the package builds.
         knobs: top-level entries of inference.json to change, as for `monai.bundle run`.
 
     Example:
         python -m monai_ext export sam2_unet --image slice.png --image_size 352
+        python -m monai_ext export sam2_unet --formats torchscript
     """
     if not (name or bundle_root):
         raise InputError("export: name the bundle, as in `python -m monai_ext export sam2_unet`.")
@@ -58,20 +67,37 @@ def export(
     if not weights.is_file():
         raise InputError(f"{weights}: there are no weights to export; train first, or name a file with --ckpt.")
     target = Path(output_dir) if output_dir else bundle / "models"
+    asked = _formats_of(formats, plain_image_size)
 
-    from monai_ext.shipping.export_files import require_onnx
+    if asked is None or "onnx" in asked:
+        from monai_ext.shipping.export_files import require_onnx
 
-    require_onnx()  # before minutes of work
+        require_onnx()  # before minutes of work
     parser = _inference_for(bundle, weights, knobs, config_file)
-    record = _export(bundle, parser, weights, Path(image) if image else None, target, plain_image_size)
+    record = _export(bundle, parser, weights, Path(image) if image else None, target, asked, plain_image_size)
     print(f"compared on: {record['image']}")
-    parts = [record[kind] for kind in ("torchscript", "onnx", "plain_sam") if kind in record]
+    parts = [record[kind] for kind in FORMATS if kind in record]
     for part in parts:
         print(_line_of(part))
     print(f"wrote {target / 'parity.json'}")
     if not all(part["passed"] for part in parts):
         print(f"FAILED: a file differs by more than {TOLERANCE} of the largest logit; do not use it.")
         raise SystemExit(1)
+
+
+def _formats_of(text: str | None, plain_image_size: int | None) -> list[str] | None:
+    """Read what is to be written; None if the user leaves it to the network."""
+    if text is None:
+        return None
+    asked = [word.strip() for word in text.split(",")]
+    unknown = [word for word in asked if word not in FORMATS]
+    if unknown:
+        raise InputError(f"formats: {unknown[0]!r} is none of {', '.join(FORMATS)}; name some of them, with commas.")
+    if plain_image_size is not None and "plain_sam" not in asked:
+        raise InputError(
+            "plain_image_size: is for plain_sam, which formats leaves out; name it there or leave this out."
+        )
+    return asked
 
 
 def _inference_for(bundle: Path, weights: Path, knobs: dict[str, object], config_file: str | None) -> ConfigParser:
@@ -96,19 +122,25 @@ def _inference_for(bundle: Path, weights: Path, knobs: dict[str, object], config
 
 
 def _export(
-    bundle: Path, parser: ConfigParser, weights: Path, image: Path | None, target: Path, plain_image_size: int | None
+    bundle: Path,
+    parser: ConfigParser,
+    weights: Path,
+    image: Path | None,
+    target: Path,
+    asked: list[str] | None,
+    plain_image_size: int | None,
 ) -> dict[str, Any]:
     import torch
 
     from monai_ext.files import sha256_of, write_json
     from monai_ext.shipping.bundle_network import load_network
-    from monai_ext.shipping.export_files import opset_of, write_onnx, write_torchscript
     from monai_ext.shipping.outputs import named_outputs
-    from monai_ext.shipping.parity import parity_of
-    from monai_ext.shipping.plain_sam import HasPlainSam, require_plain_size, write_plain_sam
+    from monai_ext.shipping.plain_sam import HasPlainSam, require_plain, require_plain_size, write_plain_sam
     from monai_ext.shipping.sample_image import sample_input
 
     network = load_network(parser, weights)
+    if asked is not None and "plain_sam" in asked:
+        require_plain(network, "plain_sam")
     require_plain_size(network, plain_image_size)
     sample, description = sample_input(parser, network, image)
     wide = _another_form(sample)
@@ -117,34 +149,52 @@ def _export(
             {name: x.clone() for name, x in named_outputs(network(image)).items()} for image in (sample, wide)
         )
     plain = {}
-    if isinstance(network, HasPlainSam):
+    if isinstance(network, HasPlainSam) and (asked is None or "plain_sam" in asked):
         print("writing plain Segment Anything ...", flush=True)
         plain = {"plain_sam": write_plain_sam(network, target / "plain_sam.pth", TOLERANCE, plain_image_size)}
     network = _merged(network).requires_grad_(False)
-
-    def compared(path: Path, axes: list[str]) -> dict[str, Any]:
-        other = (wide, expected_wide) if {"height", "width"} <= set(axes) else None
-        compared = parity_of(path, sample, expected, TOLERANCE, other, _segments(bundle))
-        return {**compared, "free_axes": axes}
-
-    script, graph = target / "model.ts", target / "model.onnx"
-    print(f"tracing {type(network).__name__} for TorchScript ...", flush=True)
-    script_axes = write_torchscript(network, sample, script)
-    print("exporting ONNX ...", flush=True)
-    graph_axes = write_onnx(network, sample, graph)
+    pairs = [(sample, expected), (wide, expected_wide)]
     record = {
         "created": _now(),
         "bundle": f"{bundle.name} {read_metadata(bundle).get('version', '?')}",
         "network": str(parser.get("network_def", {}).get("_target_")),
         "weights_sha256": sha256_of(weights),
         "image": description,
-        "torchscript": compared(script, script_axes),
-        "onnx": {**compared(graph, graph_axes), "opset": opset_of(graph)},
+        **_graphs(network, pairs, target, FORMATS if asked is None else asked, _segments(bundle)),
         **plain,
         "tolerance": TOLERANCE,
         "versions": _versions(),
     }
     write_json(target / "parity.json", record)
+    return record
+
+
+def _graphs(
+    network: nn.Module,
+    pairs: list[tuple[Tensor, dict[str, Tensor]]],
+    target: Path,
+    formats: Sequence[str],
+    segments: bool,
+) -> dict[str, Any]:
+    """Write TorchScript and ONNX, as far as they are wanted, and compare them on the images with their outputs."""
+    from monai_ext.shipping.export_files import opset_of, write_onnx, write_torchscript
+    from monai_ext.shipping.parity import parity_of
+
+    (sample, expected), other = pairs
+
+    def compared(path: Path, axes: list[str]) -> dict[str, Any]:
+        second = other if {"height", "width"} <= set(axes) else None
+        return {**parity_of(path, sample, expected, TOLERANCE, second, segments), "free_axes": axes}
+
+    record: dict[str, Any] = {}
+    if "torchscript" in formats:
+        print(f"tracing {type(network).__name__} for TorchScript ...", flush=True)
+        path = target / "model.ts"
+        record["torchscript"] = compared(path, write_torchscript(network, sample, path))
+    if "onnx" in formats:
+        print("exporting ONNX ...", flush=True)
+        path = target / "model.onnx"
+        record["onnx"] = {**compared(path, write_onnx(network, sample, path)), "opset": opset_of(path)}
     return record
 
 
@@ -193,7 +243,10 @@ def _now() -> str:
 
 def _versions() -> dict[str, str]:
     import platform
-    from importlib.metadata import version
+    from importlib.metadata import PackageNotFoundError, version
 
-    names = ("torch", "monai", "onnx", "onnxscript", "onnxruntime")
-    return {"python": platform.python_version(), "monai_ext": version("monai-ext"), **{n: version(n) for n in names}}
+    found = {"python": platform.python_version(), "monai_ext": version("monai-ext")}
+    for name in ("torch", "monai", "onnx", "onnxscript", "onnxruntime"):
+        with suppress(PackageNotFoundError):  # ONNX's are not needed for the other formats
+            found[name] = version(name)
+    return found

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.nn as nn
@@ -74,9 +75,10 @@ def write_onnx(network: nn.Module, image: Tensor, path: Path) -> list[str]:
     external = _weight_bytes(network) > PROTOBUF_LIMIT
     attempts: list[dict[str, int]] = [{"batch": 0}, {}]
     with _staged(path) as temporary, torch.no_grad(), quiet():
+        names = list(named_outputs(network(image)))
         for axes in [axes_of(image), *attempts] if _takes_any_size(network) else attempts:
             try:
-                _export_onnx(network, image, temporary, axes, external)
+                _export_onnx(network, image, temporary, axes, names, external)
                 break
             except Exception as error:  # the exporter raises many kinds when an axis cannot be free
                 if not axes:
@@ -126,25 +128,45 @@ def quiet() -> Iterator[None]:
             logging.disable(level)
 
 
-def _export_onnx(network: nn.Module, image: Tensor, path: Path, axes: dict[str, int], external: bool) -> None:
+def _export_onnx(
+    network: nn.Module, image: Tensor, path: Path, axes: dict[str, int], names: list[str], external: bool
+) -> None:
     example = _another_size(network, image) if "height" in axes else image
-    torch.onnx.export(
+    # a convolution of volumes without a bias gets one of a wrong shape (onnxscript 0.7.2), which the rewriting removes
+    rewrite = image.ndim > 4
+    program = torch.onnx.export(
         network,
         (_twice(example),),  # a batch of one would be taken for a constant
-        str(path),
         input_names=["image"],
-        output_names=list(named_outputs(network(image))),
+        output_names=names,
         opset_version=OPSET,
         dynamo=True,
         dynamic_shapes=({axis: name for name, axis in axes.items()},) if axes else None,
-        external_data=external,
+        optimize=rewrite,
         verbose=False,
     )
+    program = cast("torch.onnx.ONNXProgram", program)  # it is, with dynamo
+    if not rewrite:
+        _tidy(program)
+    program.save(str(path), external_data=external)
     if not axes:
         return
     free = _free_axes(path, image)
     if set(axes) - set(free):
         raise RuntimeError(f"the exporter fixed {sorted(set(axes) - set(free))}")
+
+
+def _tidy(program: torch.onnx.ONNXProgram) -> None:
+    """Compute constants, and drop what is unused or there twice.
+
+    That is PyTorch's own ``optimize=True`` without its rewriting of patterns, which takes a quarter to a third of an
+    export's time and shortens no inference, since onnxruntime rewrites a graph when it loads it. Small networks with
+    and without: DeSAM 1165 and 1296 nodes, 23.2 and 23.7 ms; SAMora 656 and 749 nodes, 8.3 and 8.1 ms.
+    """
+    from onnxscript import optimizer
+
+    optimizer.fold_constants(program.model)
+    optimizer.optimize(program.model, num_iterations=0)  # no rewriting, only what comes after it
 
 
 def _free_axes(path: Path, image: Tensor) -> list[str]:

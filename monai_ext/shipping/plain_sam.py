@@ -29,6 +29,16 @@ class HasPlainSam(Protocol):
         ...
 
 
+def require_plain(network: nn.Module, option: str) -> None:
+    """Check before any work that a network has a plain form; ``option`` is what the user asked for it with.
+
+    Raises:
+        InputError: it has none.
+    """
+    if not isinstance(network, HasPlainSam):
+        raise InputError(f"{option}: {type(network).__name__} does not stand on Segment Anything; leave it out.")
+
+
 def require_plain_size(network: nn.Module, image_size: int | None) -> None:
     """Check before any work that plain weights for this size can be written.
 
@@ -37,10 +47,7 @@ def require_plain_size(network: nn.Module, image_size: int | None) -> None:
     """
     if image_size is None:
         return
-    if not isinstance(network, HasPlainSam):
-        raise InputError(
-            f"plain_image_size: {type(network).__name__} does not stand on Segment Anything; leave it out."
-        )
+    require_plain(network, "plain_image_size")
     try:
         check_image_size(image_size)
     except ValueError as error:

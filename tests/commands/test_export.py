@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from monai_ext.commands._fire import main
+from monai_ext.commands.export import FORMATS
 from monai_ext.shipping import parity
 from monai_ext.shipping.bundle_network import load_network, read_inference
 from monai_ext.shipping.export_files import write_onnx, write_torchscript
@@ -59,6 +60,7 @@ def test_export_writes_both_files_and_their_parity(
         assert record[kind]["dice"] == 1.0
         assert record[kind]["free_axes"] == ["batch", "height", "width"]
     assert record["onnx"]["opset"] >= 18
+    assert not superfluous_nodes(toy / "models" / "model.onnx")
     assert capsys.readouterr().out.count(" ok: ") == 2
 
     # a size and a batch that the export did not see, in a process that can import nothing of ours
@@ -70,6 +72,29 @@ def test_export_writes_both_files_and_their_parity(
         subprocess.run(command, check=True, cwd=tmp_path)
         logits = torch.from_numpy(np.load(tmp_path / "logits.npy"))
         torch.testing.assert_close(logits, network(images).detach(), rtol=0, atol=1e-4)
+
+
+def superfluous_nodes(path: Path) -> list[str]:
+    """What the graph computes from constants alone, or twice."""
+    import onnx
+
+    graph = onnx.load(str(path)).graph
+    constants = {value.name for value in graph.initializer}
+    fixed = [node.name for node in graph.node if set(node.input) <= constants]
+    told = [f"{node.op_type} {list(node.input)} {list(node.attribute)}" for node in graph.node]
+    return fixed + [text for text in set(told) if told.count(text) > 1]
+
+
+def test_torchscript_alone_needs_no_package_of_onnx(
+    toy: Path, picture: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    for package in ("onnx", "onnxruntime", "onnxscript"):
+        monkeypatch.setitem(sys.modules, package, None)  # importing it fails
+    assert main(["export", str(toy), "--image", str(picture), "--formats", "torchscript"]) == 0
+    assert sorted(path.name for path in (toy / "models").iterdir()) == ["model.pt", "model.ts", "parity.json"]
+    record = json.loads((toy / "models" / "parity.json").read_text(encoding="utf-8"))
+    assert [kind for kind in FORMATS if kind in record] == ["torchscript"]
+    assert capsys.readouterr().out.count(" ok: ") == 1
 
 
 def test_a_volume_gives_the_slice_of_highest_contrast(toy: Path, tmp_path: Path) -> None:
@@ -171,6 +196,9 @@ def test_a_file_that_is_wrong_at_another_size_fails(tmp_path: Path) -> None:
         (["--image_sise", "8"], "image_sise: is no knob"),
         (["--config_file", "nowhere.json"], "nowhere.json: there is no such config"),
         (["--plain_image_size", "1024"], "plain_image_size: ToyNet does not stand on Segment Anything"),
+        (["--formats", "plain_sam"], "plain_sam: ToyNet does not stand on Segment Anything"),
+        (["--formats", "torchscript,onxx"], "'onxx' is none of torchscript, onnx, plain_sam"),
+        (["--formats", "onnx", "--plain_image_size", "1024"], "plain_image_size: is for plain_sam"),
     ],
 )
 def test_wrong_input_is_one_line(
@@ -223,10 +251,10 @@ def test_sam2_unet_with_lora_exports_on_a_volume(tmp_path: Path) -> None:
     volume = np.random.default_rng(0).random((40, 30, 5), dtype=np.float32)
     nibabel.save(nibabel.Nifti1Image(volume, np.diag([2.0, 2.0, 3.0, 1.0])), tmp_path / "volume.nii.gz")
     words = ["--ckpt", str(tmp_path / "lora.pt"), "--image", str(tmp_path / "volume.nii.gz"), "--image_size", "64"]
-    assert main(["export", str(find_bundle("sam2_unet")), "--output_dir", str(tmp_path / "out"), *words]) == 0
+    words += ["--output_dir", str(tmp_path / "out"), "--formats", "torchscript"]
+    assert main(["export", str(find_bundle("sam2_unet")), *words]) == 0
     record = json.loads((tmp_path / "out" / "parity.json").read_text(encoding="utf-8"))
-    for kind in ("torchscript", "onnx"):
-        assert record[kind]["passed"]
-        assert record[kind]["free_axes"] == ["batch", "height", "width"]
+    assert record["torchscript"]["passed"]
+    assert record["torchscript"]["free_axes"] == ["batch", "height", "width"]
     names = {name for name, _ in torch.jit.load(tmp_path / "out" / "model.ts").named_parameters()}
     assert not any("lora_" in name for name in names)
