@@ -40,7 +40,7 @@ class WarmupPoly(LRScheduler):
         warmup_steps: W, 0 for none.
         max_epochs: epochs of the run.
         steps_per_epoch: batches of an epoch on one process, ``len(dataloader)``.
-        power: p; 0.9 in SAMed, 7 in its ViT-H variant.
+        power: p; 0.9 in SAMed, 7 in its ViT-H variant; with 0 the rate stays.
         accumulation_steps: batches for one step of the optimiser, as given to the trainer.
         max_warmup_share: longest warm-up as a share of M.
         last_epoch: last step done, counted in batches; -1 starts anew. Torch's name for it.
@@ -76,8 +76,8 @@ class WarmupPoly(LRScheduler):
         ):
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}.")
-        if power <= 0:
-            raise ValueError(f"power must be positive, got {power}.")
+        if power < 0:
+            raise ValueError(f"power must be at least 0, got {power}.")
         if not 0 <= max_warmup_share <= 1:
             raise ValueError(f"max_warmup_share must be in [0, 1], got {max_warmup_share}.")
         self.steps_per_epoch = steps_per_epoch

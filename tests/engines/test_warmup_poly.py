@@ -46,6 +46,11 @@ def test_every_rate_follows_the_formula() -> None:
     assert rates == pytest.approx(rising + falling, rel=1e-12)
 
 
+def test_a_power_of_nothing_keeps_the_rate() -> None:
+    rates = rates_of(WarmupPoly(optimizer_of(0.3), 2, max_epochs=3, steps_per_epoch=4, power=0.0), 12)
+    assert rates == pytest.approx([0.15, *[0.3] * 11])
+
+
 def test_every_group_keeps_its_share() -> None:
     schedule = WarmupPoly(optimizer_of(1.0, 0.1), 4, max_epochs=10, steps_per_epoch=4)
     for _ in range(20):
@@ -111,7 +116,7 @@ def test_a_longer_warmup_can_be_asked_for(caplog: pytest.LogCaptureFixture) -> N
         ({"max_epochs": 0}, "max_epochs"),
         ({"steps_per_epoch": 0}, "steps_per_epoch"),
         ({"accumulation_steps": 0}, "accumulation_steps"),
-        ({"power": 0.0}, "power"),
+        ({"power": -0.1}, "power"),
         ({"max_warmup_share": 1.5}, "max_warmup_share"),
     ],
 )
