@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from monai_ext.commands._bundle import all_bundles, find_bundle, read_json, read_metadata
+from monai_ext.distinct_names import check_distinct
 from monai_ext.errors import InputError
 
 if TYPE_CHECKING:
@@ -76,9 +77,7 @@ def _chosen(bundles: str | None) -> list[Path]:
     if not folders:
         raise InputError("no bundle to release: none found in ./bundles, here, or beside the package; name some.")
     names = [folder.name for folder in folders]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise InputError(f"--bundles: {', '.join(twice)} more than once; a release has one bundle of each name.")
+    check_distinct("--bundles", names, "a release has one bundle of each name")
     return sorted(folders, key=lambda folder: folder.name)
 
 

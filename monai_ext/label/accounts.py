@@ -96,7 +96,7 @@ class Accounts:
             return name if self._knows(name, password) else None
         signature, _, content = content.partition(":")
         until, _, name = content.partition(":")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(signature, self._sign(content)):
+        if scheme.lower() != "bearer" or not hmac.compare_digest(signature.encode(), self._sign(content).encode()):
             return None
         return name if float(until) > self._clock() else None
 

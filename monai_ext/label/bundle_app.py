@@ -13,12 +13,16 @@ from typing import Any
 from torch import cuda
 
 from monai_ext import __version__
+from monai_ext.distinct_names import check_distinct
 from monai_ext.errors import InputError, find_input_error, message_of
 from monai_ext.label.bundle_tasks import CLICKS, build_tasks
 from monai_ext.label.dicom_folders import local_datastore
+from monai_ext.label.kept_labels import with_checked_labels
 from monai_ext.label.kept_scans import KeptScans
 from monai_ext.label.model_kind import MATCHING, model_kind
 from monai_ext.label.request_rules import batch_options, check_name, clicked_slice, infer_options, train_options
+from monai_ext.label.sent_scan import check_sent_scan
+from monai_ext.label.training_task import build_trainer
 
 KEEP_MB, PARALLEL = 2000.0, 2
 Request = Mapping[str, Any]
@@ -61,6 +65,7 @@ class BundleApp:
     conf: dict[str, str]
     _infers: dict[str, Any]
     _trainers: dict[str, Any]
+    _strategies: dict[str, Any]
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         self._folders = _bundle_folders(conf)
@@ -84,19 +89,14 @@ class BundleApp:
 
     def init_trainers(self) -> dict[str, Any]:
         """Return what trains them."""
-        from monailabel.tasks.train.bundle import BundleTrainTask
-
-        tasks = {
-            name: BundleTrainTask(str(folder), self.conf)
-            for name, folder in self._folders.items()
-            if model_kind(folder) != MATCHING
-        }
-        return {name: task for name, task in tasks.items() if task.is_valid()}
+        learning = {name: folder for name, folder in self._folders.items() if model_kind(folder) != MATCHING}
+        tasks = {name: build_trainer(folder, self.conf) for name, folder in learning.items()}
+        return {name: task for name, task in tasks.items() if task is not None}
 
     def init_datastore(self) -> Any:
         """Return the studies; of a folder also those that are DICOM series in sub-folders."""
         if self.studies.startswith(("http://", "https://")):
-            return super().init_datastore()  # type: ignore[misc]
+            return with_checked_labels(super().init_datastore())  # type: ignore[misc]
         return local_datastore(self.studies, Path(self.app_dir) / "converted")
 
     def bundle_path(self, model: str) -> str:
@@ -127,7 +127,9 @@ class BundleApp:
         label = file
         if file and asked.get("save_label") and in_store:
             tag = asked.get("label_tag", "original")
-            label = store.save_label(request["image"], file, tag, {"model": request["model"], "params": answer})
+            info = {"model": request["model"], "params": answer}
+            info |= {"user": request["user"]} if request.get("user") else {}  # of a batch, which is no request itself
+            label = store.save_label(request["image"], file, tag, info)
         return {"label": label, "tag": "original", "file": file, "params": answer}
 
     def batch_infer(self, request: Request, datastore: Any = None) -> Any:
@@ -136,13 +138,30 @@ class BundleApp:
         Raises:
             InputError: the client can mend it.
         """
+        asked = {**self.batch_request(request), "user": request.get("user")}
+        return super().batch_infer(asked, datastore)  # type: ignore[misc]
+
+    def batch_request(self, request: Request) -> dict[str, Any]:
+        """Return what a client's request for many studies comes to.
+
+        Raises:
+            InputError: the client can mend it.
+        """
         self._model(request.get("model"))
         asked = {**batch_options(request), "model": request["model"]}
         asked["multi_gpu"] = asked.get("multi_gpu", True) and cuda.is_available()  # MONAI Label counts GPUs, even none
-        return super().batch_infer(asked, datastore)  # type: ignore[misc]
+        return asked
 
     def train(self, request: Request) -> Any:
         """Train a model on the studies with final labels, see MONAI Label.
+
+        Raises:
+            InputError: the client can mend it.
+        """
+        return super().train(self.train_request(request))  # type: ignore[misc]
+
+    def train_request(self, request: Request) -> dict[str, Any]:
+        """Return what a client's request for a training comes to.
 
         Raises:
             InputError: the client can mend it.
@@ -151,7 +170,18 @@ class BundleApp:
         if model not in self._trainers:
             known = ", ".join(self._trainers) or "none"
             raise InputError(f"model: {model} cannot be trained; those that can: {known}.")
-        return super().train({**train_options(request), "model": model})  # type: ignore[misc]
+        return {**train_options(request), "model": model}
+
+    def next_sample(self, request: Request) -> Any:
+        """Choose the study to label next, see MONAI Label.
+
+        Raises:
+            InputError: there is no such strategy.
+        """
+        strategy = check_name("strategy", request.get("strategy"))
+        if strategy not in self._strategies:
+            raise InputError(f"strategy: there is no {strategy}; one of: {', '.join(self._strategies)}.")
+        return super().next_sample(request)  # type: ignore[misc]
 
     def infer_wsi(self, request: Request, datastore: Any = None) -> Any:
         """Refuse: no bundle works on whole slides.
@@ -177,6 +207,7 @@ class BundleApp:
             own = (Path(self.app_dir).resolve(), Path(tempfile.gettempdir()).resolve())
             if not path.exists() or not any(path.is_relative_to(folder) for folder in own):
                 raise InputError("image: the session or upload is gone; send the image again.")
+            check_sent_scan("image", path)
             return str(path), False
         return _uri(store, image), True
 
@@ -196,9 +227,7 @@ def _bundle_folders(conf: Mapping[str, str]) -> dict[str, Path]:
     if not folders:
         raise InputError("models: names no bundle; give folders of bundles.")
     names = [folder.name for folder in folders]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise InputError(f"models: {', '.join(twice)} is there twice; a server's models have different names.")
+    check_distinct("models", names, "a server's models have different names")
     return dict(zip(names, folders, strict=True))
 
 

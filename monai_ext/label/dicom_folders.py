@@ -6,12 +6,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from threading import Lock
+from threading import Lock, RLock
 from typing import Any
 
 from monai_ext.errors import InputError
 from monai_ext.files import atomic_write
 from monai_ext.label.dicomweb import FolderDicomWeb
+from monai_ext.label.kept_labels import KeptLabels
 from monai_ext.label.request_rules import check_name
 from monai_ext.scan_files import is_dicom_folder
 
@@ -70,13 +71,22 @@ class DicomFolders:
         return Path(uri) if uri and os.path.isdir(uri) else None
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
-        """Save a label; OHIF sends voxels without a header, which get that of the study."""
+        """Save a label; OHIF's client sends voxels without a header, one byte each, which get that of the study.
+
+        Raises:
+            InputError: there is no such study, or the file has not as many voxels, or is no label.
+        """
         name = self.name_of(image_id)
         if not label_filename.endswith(".bin"):
             return super().save_label(name, label_filename, label_tag, label_info)  # type: ignore[misc]
         from monailabel.datastore.utils.convert import binary_to_image
 
-        file = binary_to_image(self.get_image_uri(name), label_filename)
+        if name not in self.list_images():
+            raise InputError(f"image: there is no study {name} here; GET /datastore/?output=all lists them.")
+        try:
+            file = binary_to_image(self.get_image_uri(name), label_filename)
+        except ValueError as error:
+            raise InputError(f"label: must have a byte for each voxel of {name} ({error}).") from error
         try:
             return super().save_label(name, file, label_tag, label_info)  # type: ignore[misc]
         finally:
@@ -127,11 +137,15 @@ def local_datastore(studies: str, converted: Path) -> Any:
     from monailabel.config import settings
     from monailabel.datastore.local import LocalDatastore
 
-    class Studies(DicomFolders, LocalDatastore):
+    class Studies(DicomFolders, KeptLabels, LocalDatastore):
         pass
 
     Studies.converted, Studies.web, Studies._converting = converted, FolderDicomWeb(studies), Lock()
-    return Studies(studies, extensions=EXTENSIONS, auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD)
+    Studies._turn = RLock()
+    store = Studies(studies, extensions=EXTENSIONS, auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD)
+    if hasattr(store, "_handler"):
+        store._handler.on_moved = store._on_any_event  # as files come that are written whole or not at all
+    return store
 
 
 def _convert(series: Path, file: Path) -> None:

@@ -111,7 +111,7 @@ class FolderDicomWeb:
             if str(header.SOPInstanceUID) == given.get("instances")
         ]
         number = given["frames"]
-        if not files or not number.isdigit():
+        if not files or not number.isdecimal():
             raise InputError(f"frames/{number}: there is no such image; give one frame of an instance, from 1 on.")
         image = pydicom.dcmread(files[0])
         syntax, count = image.file_meta.TransferSyntaxUID, int(image.get("NumberOfFrames", 1))
@@ -213,8 +213,8 @@ def _filtered(rows: list[dict[str, Any]], query: Mapping[str, str]) -> list[dict
         key = name if tag is None else f"{tag:08X}"
         if wanted and any(key in row for row in rows):
             rows = [row for row in rows if _matches(row.get(key, {}), wanted)]
-    start = int(query.get("offset", "0")) if query.get("offset", "0").isdigit() else 0
-    count = int(query.get("limit", "0")) if query.get("limit", "0").isdigit() else 0
+    start = int(query.get("offset", "0")) if query.get("offset", "0").isdecimal() else 0
+    count = int(query.get("limit", "0")) if query.get("limit", "0").isdecimal() else 0
     return rows[start : start + count] if count else rows[start:]
 
 

@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from monai_ext.errors import InputError
 from monai_ext.label.accounts import Accounts
+from monai_ext.label.asking_user import asking
 from monai_ext.label.request_rules import check_name
 
 logger = logging.getLogger(__name__)
@@ -33,18 +34,24 @@ OFFERED = {  # first part of the path -> methods; MONAI Label has more, which ca
     "openapi.json": READ,
     "favicon.ico": READ,
     "model": READ,
-    "logs": READ,
     "infer": ("POST",),
     "batch": ("GET", "POST", "DELETE"),
     "train": ("GET", "POST", "DELETE"),
     "activelearning": ("POST",),
-    "scoring": ("GET", "POST", "DELETE"),
     "datastore": ("GET", "HEAD", "PUT", "DELETE"),
     "session": ("GET", "PUT", "DELETE"),
-    "proxy": ("GET", "POST"),  # to the studies' DICOMweb server, or our own
+    "proxy": READ,  # to the studies' DICOMweb server, or our own
 }
+NOT_OFFERED = (  # of these: whole slides; an archive that stays on the disk; all that destroys studies
+    ("POST", "/infer/wsi"),
+    ("GET", "/datastore/dataset"),
+    ("DELETE", "/datastore/image"),
+)
+UPLOADS = (("PUT", "datastore"), ("PUT", "session"), ("POST", "infer"))
 FORM_BYTES = 10_000
+JSON_BYTES = 1_000_000
 WRONG_PASSWORD_SECONDS = 1.0
+FOR_THE_GATE = (b"authorization", b"cookie")
 
 
 class Gate:
@@ -57,11 +64,14 @@ class Gate:
     - 400 for ids and tags that could lead out of a folder;
     - 413 for bodies that are too large, whether they say so first or not.
 
+    What is behind it learns who asks (`asking_user`), and no password: MONAI Label would send it on to the studies'
+    DICOMweb server.
+
     Args:
         app: what is behind it.
         accounts: who may ask; None for everybody.
         hosts: names by which clients may call the server; None for any.
-        max_bytes: that a request may send.
+        max_bytes: that a request with a file may send; others may send a megabyte.
     """
 
     def __init__(
@@ -75,6 +85,7 @@ class Gate:
         self.accounts = accounts
         self.hosts = hosts
         self.max_bytes = max_bytes
+        self._guesses = asyncio.Lock()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Serve a request."""
@@ -94,8 +105,7 @@ class Gate:
         if self.accounts is not None and user is None:
             await self._refuse(request)
             return
-        first = request.path.split("/")[1] if request.path.startswith("/") else ""
-        if request.method not in OFFERED.get(first, ()) or request.path.startswith("/infer/wsi"):
+        if not _is_offered(request.method, request.path):
             await request.answer(404, f"{request.method} {request.path} is not offered here.")
             return
         try:
@@ -105,7 +115,9 @@ class Gate:
             return
         if request.method not in READ:
             logger.info("%s: %s %s", user or "-", request.method, request.path)
-        await request.hand_on(self.app, self.max_bytes)
+        uploads = (request.method, request.path.split("/")[1]) in UPLOADS
+        with asking(user):
+            await request.hand_on(self.app, self.max_bytes if uploads else min(self.max_bytes, JSON_BYTES))
 
     def _is_from_here(self, request: _Request) -> bool:
         host, origin = request.header("host"), request.header("origin")
@@ -131,8 +143,9 @@ class Gate:
 
     async def _refuse(self, request: _Request, tried: bool = False) -> None:
         if tried or request.header("authorization"):
-            logger.warning("wrong credentials for %s", request.path)
-            await asyncio.sleep(WRONG_PASSWORD_SECONDS)  # who guesses has to wait
+            logger.warning("wrong credentials for %r", request.path)
+            async with self._guesses:  # who guesses has to wait, for everybody else who guesses, too
+                await asyncio.sleep(WRONG_PASSWORD_SECONDS)
         challenge = [(b"www-authenticate", b'Basic realm="monai-ext", charset="UTF-8"')]
         await request.answer(401, "give the name and password of a user of this server.", challenge)
 
@@ -167,9 +180,9 @@ class _Request:
 
     async def hand_on(self, app: App, max_bytes: int) -> None:
         """Let the application answer, as long as the body is not too large."""
-        message = f"a request may have {max_bytes} bytes; start the server with a larger --max_upload_mb."
+        message = f"this request may have {max_bytes} bytes; for larger files start with another --max_upload_mb."
         length = self.header("content-length")
-        if length and (not length.isdigit() or int(length) > max_bytes):
+        if length and (not length.isdecimal() or int(length) > max_bytes):
             await self.answer(413, message)
             return
         received, over, begun = 0, False, False
@@ -188,12 +201,22 @@ class _Request:
                 await self._send(part)
 
         try:
-            await app(self.scope, receive, send)
+            headers = [(name, value) for name, value in self.scope["headers"] if name.lower() not in FOR_THE_GATE]
+            await app({**self.scope, "headers": headers}, receive, send)
         except Exception:
             if not over:
                 raise
         if over and not begun:
             await self.answer(413, message)
+
+
+def _is_offered(method: str, path: str) -> bool:
+    parts = path.split("/")
+    if len(parts) < 2 or parts[0] or (not parts[1] and path != "/"):
+        return False
+    return method in OFFERED.get(parts[1], ()) and not any(
+        method == refused and path.rstrip("/").startswith(start) for refused, start in NOT_OFFERED
+    )
 
 
 def _check_places(request: _Request) -> None:
@@ -208,3 +231,5 @@ def _check_places(request: _Request) -> None:
         check_name("image", request.query.get("label", [""])[0])  # else the sent file's own name would be the id
     if any(value.lower() not in ("", "0", "false", "off", "no") for value in request.query.get("uncompress", [])):
         raise InputError("uncompress: archives are not taken; send the files themselves.")
+    if request.method == "DELETE" and request.path.rstrip("/") == "/datastore":
+        raise InputError("id: studies are not removed over HTTP; take the file out of the studies' folder.")

@@ -7,13 +7,14 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from monai_ext.errors import InputError
 from monai_ext.label.dicom_seg import write_dicom_seg
 from monai_ext.label.request_rules import check_name, infer_options
-from monai_ext.scan_files import SCAN_SUFFIXES
+from monai_ext.label.sent_scan import SENT_SUFFIXES
 
 OUTPUTS = ("image", "json", "all", "dicom_seg")
 
@@ -50,8 +51,7 @@ def _answer(model: str, query: Any, form: Any) -> Any:
         if upload:
             os.unlink(upload)
     if series is not None:
-        names = result["params"].get("label_names") or {}
-        result["dicom_seg"] = write_dicom_seg(series, Path(result["file"]), names, options.get("label_info", ()))
+        result["dicom_seg"] = _dicom_seg(series, result, options.get("label_info", ()))
         tasks.add_task(os.unlink, result["dicom_seg"])
     answer = send_response(app.datastore(), result, output, tasks)
     response = answer if isinstance(answer, Response) else JSONResponse(answer)
@@ -59,10 +59,19 @@ def _answer(model: str, query: Any, form: Any) -> Any:
     return response
 
 
+def _dicom_seg(series: Path, result: Mapping[str, Any], told: Sequence[Mapping[str, Any]]) -> Path:
+    labels = Path(result["file"])
+    try:
+        return write_dicom_seg(series, labels, result["params"].get("label_names") or {}, told)
+    except BaseException:
+        labels.unlink(missing_ok=True)  # what is sent is removed afterwards, and this is not
+        raise
+
+
 def _params(given: object) -> dict[str, Any]:
     try:
         params = json.loads(given) if isinstance(given, str) and given else {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"params: is no valid JSON ({error}).") from error
     if not isinstance(params, dict):
         raise InputError(f"params: must be a JSON object, got a {type(params).__name__}.")
@@ -79,9 +88,9 @@ def _image(app: Any, query: Any, file: Any) -> tuple[str, str]:
         return str(found.image), ""
     if file is not None and not isinstance(file, str):
         name = (file.filename or "").lower()
-        suffix = next((suffix for suffix in SCAN_SUFFIXES if name.endswith(suffix)), None)
+        suffix = next((suffix for suffix in SENT_SUFFIXES if name.endswith(suffix)), None)
         if suffix is None:
-            raise InputError(f"file: must be a scan ({', '.join(SCAN_SUFFIXES)}), got {name!r}.")
+            raise InputError(f"file: must be a scan ({', '.join(SENT_SUFFIXES)}), got {name[:60]!r}.")
         with tempfile.NamedTemporaryFile(suffix=suffix, delete=False) as buffer:
             shutil.copyfileobj(file.file, buffer)
         return buffer.name, buffer.name

@@ -3,17 +3,25 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
+
+from torch import cuda
 
 from monai_ext.errors import InputError
 
 LONGEST_NAME = 255
 LONGEST_LIST = 10_000
+DEEPEST_LIST = 3
+LARGEST_NUMBER = 1e9
+DEVICE = re.compile(r"cpu|cuda(:[0-9]{1,2})?")
+GPUS = re.compile(r"all|[0-9]{1,2}(,[0-9]{1,2})*")
 SUFFIX = re.compile(r"\.[A-Za-z0-9]+(\.[A-Za-z0-9]+)?")
 VOXEL_TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32")
 CONFIG_MARKS = ("$", "@", "%")  # with which MONAI's configs begin code, references and other files
+INNER_MARKS = ("@#", "%#")  # which MONAI's configs replace anywhere in a text
 
 
 def check_name(what: str, value: object) -> str:
@@ -21,7 +29,7 @@ def check_name(what: str, value: object) -> str:
 
     Raises:
         InputError: it is no text, is empty or too long, begins with a dot or a mark of MONAI's configs, or has a slash,
-            a control character, or space at an end.
+            a control character, or space at an end, or has one of those that MONAI's configs replace anywhere.
 
     Example:
         >>> check_name("image", "case 01.v2")
@@ -33,10 +41,12 @@ def check_name(what: str, value: object) -> str:
         or value.startswith((".", *CONFIG_MARKS))
         or value != value.strip()
         or any(sign in "/\\" or not sign.isprintable() for sign in value)
+        or any(mark in value for mark in INNER_MARKS)
     ):
         raise InputError(
-            f"{what}: must be a name of 1 to {LONGEST_NAME} printable characters without slashes, no space at an end, "
-            f"not beginning with one of . {' '.join(CONFIG_MARKS)}, got {_short(value)}."
+            f"{what}: must be a name of 1 to {LONGEST_NAME} printable characters without slashes and without "
+            f"{' or '.join(INNER_MARKS)}, no space at an end, not beginning with one of . {' '.join(CONFIG_MARKS)}, "
+            f"got {_short(value)}."
         )
     return value
 
@@ -107,19 +117,19 @@ def _as_list(value: object) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _data(name: str, value: Any) -> Any:
+def _data(name: str, value: Any, depth: int = 0) -> Any:
     """Pass numbers, texts, and lists of them."""
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple) and depth < DEEPEST_LIST:
         if len(value) > LONGEST_LIST:
             raise InputError(f"{name}: a list may have {LONGEST_LIST} entries, got {len(value)}.")
-        return [_data(name, entry) for entry in value]
+        return [_data(name, entry, depth + 1) for entry in value]
     if isinstance(value, str) and not value.lstrip().startswith(CONFIG_MARKS):
         return value
-    if isinstance(value, bool | int | float):
+    if isinstance(value, bool | int | float) and math.isfinite(value) and abs(value) <= LARGEST_NUMBER:
         return value
     raise InputError(
-        f"{name}: must be numbers, texts that do not begin with {' '.join(CONFIG_MARKS)}, or lists of these, got "
-        f"{_short(value)}."
+        f"{name}: must be numbers of {LARGEST_NUMBER:g} at most, texts that do not begin with "
+        f"{' '.join(CONFIG_MARKS)}, or lists of these, {DEEPEST_LIST} deep at most, got {_short(value)}."
     )
 
 
@@ -129,10 +139,43 @@ def _choice(name: str, value: Any) -> Any:
     return check_name(name, first) if first else ""
 
 
-def _number(name: str, value: Any) -> Any:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InputError(f"{name}: must be a number, got {_short(value)}.")
-    return value
+def _device(name: str, value: Any) -> Any:
+    """Pass a device of this machine, or ``cuda`` on one without; each name more would be one more network kept."""
+    first = _choice(name, value)
+    gpus = [cuda.get_device_name(number) for number in range(cuda.device_count())]
+    numbered = [f"{name}:{number}" for number, gpu in enumerate(gpus) for name in ("cuda", gpu)]
+    known = {"", "cpu", "cuda", *gpus, *numbered}
+    if first not in known and (gpus or not DEVICE.fullmatch(first)):
+        raise InputError(f"{name}: must be one of {', '.join(sorted(known - {''}))}, got {_short(value)}.")
+    return first
+
+
+def _gpus(name: str, value: Any) -> Any:
+    if not isinstance(value, str | int) or not GPUS.fullmatch(str(value)):
+        raise InputError(f"{name}: must be all, or numbers of GPUs with commas between them, got {_short(value)}.")
+    return str(value)
+
+
+def _whole(least: int, most: int) -> Callable[[str, Any], int]:
+    def check(name: str, value: Any) -> int:
+        if not _is_number(value) or not least <= value <= most or value != int(value):
+            raise InputError(f"{name}: must be a whole number from {least} to {most}, got {_short(value)}.")
+        return int(value)
+
+    return check
+
+
+def _between(least: float, most: float) -> Callable[[str, Any], float]:
+    def check(name: str, value: Any) -> float:
+        if not _is_number(value) or not least < value < most:
+            raise InputError(f"{name}: must be a number above {least:g} and below {most:g}, got {_short(value)}.")
+        return float(value)
+
+    return check
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _switch(name: str, value: Any) -> bool:
@@ -180,7 +223,7 @@ INFER_OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     **dict.fromkeys(("foreground", "background", "points", "point_labels", "box", "roi", "slice"), _data),
     **dict.fromkeys(("reference", "points_unit", "space"), check_name),
     "point_names": _data,
-    "device": _choice,
+    "device": _device,
     "model_filename": _choice,
     "result_extension": _suffix,
     "result_dtype": _voxel_type,
@@ -190,15 +233,18 @@ INFER_OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     "label_info": _segments,
 }
 TRAIN_OPTIONS: dict[str, Callable[[str, Any], Any]] = {
-    **dict.fromkeys(("device", "model_filename", "run_id"), _choice),
-    **dict.fromkeys(("max_epochs", "val_split", "local_rank"), _number),
-    **dict.fromkeys(("pretrained", "multi_gpu"), _switch),
-    "gpus": lambda name, value: _choice(name, str(value)),
+    "max_epochs": _whole(1, 10_000),
+    "learning_rate": _between(0, 1),
+    "val_split": _between(0, 1),
+    "pretrained": _switch,
+    "device": _device,
+    "multi_gpu": _switch,
+    "gpus": _gpus,
 }
 BATCH_OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     "images": _images,
     "multi_gpu": _switch,
-    "gpus": TRAIN_OPTIONS["gpus"],
-    "max_workers": _number,
-    "max_batch_size": _number,
+    "gpus": _gpus,
+    "max_workers": _whole(0, 64),
+    "max_batch_size": _whole(0, 1_000_000),
 }

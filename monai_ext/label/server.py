@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,9 @@ from monai_ext.label.accounts import Accounts
 from monai_ext.label.bundle_app import MAIN
 from monai_ext.label.dicomweb import dicomweb_route
 from monai_ext.label.gate import Gate
+from monai_ext.label.hidden_folders import HiddenFolders
 from monai_ext.label.infer_route import infer_route
+from monai_ext.label.work_routes import work_routes
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 
@@ -139,12 +142,22 @@ def _application(app_dir: Path, studies: str, conf: dict[str, str], serving: Ser
     from starlette.routing import Route
 
     store = app_instance().datastore()  # now, so that what is wrong with a bundle is said before anybody connects
-    app.router.routes.insert(0, Route("/infer/{model}", infer_route, methods=["POST"]))
+    app.router.routes[:0] = [Route("/infer/{model}", infer_route, methods=["POST"]), *work_routes()]
     app.add_exception_handler(InputError, _bad_request)
     if hasattr(store, "web"):  # studies of a folder
         app.router.routes.insert(0, dicomweb_route(store.web))
     hosts = {*LOOPBACK_NAMES, serving.host} if is_loopback(serving.host) else None
-    return Gate(app, serving.accounts, hosts, serving.max_bytes)
+    return Gate(HiddenFolders(app, _folders(app_dir, studies, conf)), serving.accounts, hosts, serving.max_bytes)
+
+
+def _folders(app_dir: Path, studies: str, conf: dict[str, str]) -> list[str]:
+    """Return what no answer needs to name: where our files lie, and the programs, which tracebacks mention."""
+    import monai_ext
+
+    models = [str(Path(folder).parent) for folder in conf["models"].split(os.pathsep)]
+    own = [str(app_dir / part) for part in ("tmp", "sessions", "converted", "")]
+    programs = [sys.prefix, sys.base_prefix, str(Path(monai_ext.__file__).parents[1])]
+    return [*own, *models, *programs, *([] if studies.startswith(("http://", "https://")) else [studies])]
 
 
 def _bad_request(_: Any, error: Exception) -> Any:

@@ -11,55 +11,18 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from tests.inferers.prompted_toy import PromptedToy
+from tests.label.toy import write_bundle
 
 bundle = pytest.importorskip("monailabel.tasks.infer.bundle", reason="pip install --no-deps monailabel==0.8.5")
 
 SHAPE = (4, 5, 6)
-OURS = "monai_ext.transforms"
-CONFIG: dict[str, Any] = {
-    "bundle_root": ".",
-    "device": "cpu",
-    "network_def": {"_target_": "tests.inferers.prompted_toy.PromptedToy"},
-    "preprocessing": {
-        "_target_": "Compose",
-        "transforms": [
-            {"_target_": f"{OURS}.LoadScand", "keys": ["image"]},
-            {"_target_": f"{OURS}.CheckScand", "keys": ["image"], "in_channels": 1},
-            {"_target_": "Orientationd", "keys": ["image"], "axcodes": "RAS", "labels": None},
-            {"_target_": f"{OURS}.PromptFromRequestd", "keys": ["image"]},
-        ],
-    },
-    "inferer": {"_target_": "monai_ext.inferers.PromptedSliceInferer", "plane": "axial", "batch_size": 4},
-    "postprocessing": {
-        "_target_": "Compose",
-        "transforms": [
-            {"_target_": f"{OURS}.KeepPromptsd", "keys": ["pred"]},
-            {"_target_": "Invertd", "keys": ["pred"], "transform": "@preprocessing", "orig_keys": ["image"]},
-            {"_target_": f"{OURS}.SaveLabelMapd", "keys": ["pred"], "output_dir": "$@bundle_root + '/eval'"},
-            {"_target_": f"{OURS}.SavePromptsd", "keys": ["pred"], "output_dir": "$@bundle_root + '/eval'"},
-            {"_target_": f"{OURS}.FlattenPictured", "keys": ["pred"]},
-        ],
-    },
-}
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Any:
-    for part in ("configs", "models"):
-        (tmp_path / "toy_deepgrow" / part).mkdir(parents=True)
-    (tmp_path / "toy_deepgrow" / "configs" / "inference.json").write_text(json.dumps(CONFIG), encoding="utf-8")
-    formats = {
-        "inputs": {"image": {"spatial_shape": ["*", "*"]}},
-        "outputs": {"pred": {"channel_def": {"0": "background", "1": "object"}}},
-    }
-    metadata = json.dumps({"network_data_format": formats})
-    (tmp_path / "toy_deepgrow" / "configs" / "metadata.json").write_text(metadata, encoding="utf-8")
-    torch.save(PromptedToy().state_dict(), tmp_path / "toy_deepgrow" / "models" / "model.pt")
-    return bundle.BundleInferTask(str(tmp_path / "toy_deepgrow"), {})
+    return bundle.BundleInferTask(str(write_bundle(tmp_path / "toy_deepgrow")), {})
 
 
 @pytest.fixture

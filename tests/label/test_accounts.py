@@ -35,6 +35,7 @@ def test_a_user_is_known_by_password_and_by_token(name: str) -> None:
     "given",
     [
         *("", "Basic", "Basic !!!", "Basic YQ==", "Bearer YQ==", "Bearer " + "A" * 400, "x y z"),
+        "Bearer " + base64.b64encode("é:9:ada".encode()).decode(),
         *(basic("ada", "forces: vives"), basic("eve", "difference engine"), basic("ada", ""), basic("eve", "")),
     ],
 )

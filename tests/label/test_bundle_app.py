@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from monai_ext.errors import InputError
@@ -24,6 +26,7 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.saved: list[tuple[str, str, str]] = []
+        self.told: list[dict[str, Any]] = []
 
     def list_images(self) -> list[str]:
         return sorted(file.name.removesuffix(".nii.gz") for file in self.folder.glob("*.nii.gz"))
@@ -33,6 +36,7 @@ class Store:
 
     def save_label(self, image: str, file: str, tag: str, info: dict[str, Any]) -> str:
         self.saved.append((image, file, tag))
+        self.told.append(info)
         return image
 
 
@@ -44,6 +48,7 @@ class Base:
         self._store = Store(Path(studies))
         self._infers = self.init_infers()  # type: ignore[attr-defined]
         self._trainers: dict[str, Any] = {"seg": None}
+        self._strategies: dict[str, Any] = {"random": None}
         self.asked: list[dict[str, Any]] = []
 
     def datastore(self) -> Store:
@@ -52,6 +57,9 @@ class Base:
     def batch_infer(self, request: dict[str, Any], datastore: Any) -> list[Any]:
         self.asked.append(request)
         return [self.infer({**request, "image": image}) for image in request["images"]]  # type: ignore[attr-defined]
+
+    def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
+        return {"id": request["strategy"]}
 
     def train(self, request: dict[str, Any]) -> dict[str, Any]:
         self.asked.append(request)
@@ -84,6 +92,7 @@ def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> App:
     for name in ("studies/a.nii.gz", "studies/b.nii.gz", "secret.nii.gz", "app/sessions/1/c.nii.gz", "app/tmp/d.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
+    nib.save(nib.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4)), tmp_path / "app/sessions/1/c.nii.gz")
     monkeypatch.setattr(bundle_app, "build_tasks", lambda folder, *_: {folder.name: Task(folder.name)})
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "app" / "tmp"))
     monkeypatch.chdir(tmp_path / "studies")  # where a study's id could be the name of a file
@@ -128,6 +137,14 @@ def test_what_a_session_holds_is_read_and_never_saved_as_a_study_s_label(app: Ap
     assert app.datastore().saved == []
 
 
+def test_what_a_session_holds_may_not_name_another_file(app: App, tmp_path: Path) -> None:
+    image = tmp_path / "app/sessions/1/e.nrrd"
+    image.write_text(f"NRRD0004\ndata file: {tmp_path}/secret.nii.gz\n\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"^image: the header says that the voxels lie in another file"):
+        app.infer({"model": "seg", "image": str(image)})
+    assert app._infers["seg"].asked == []
+
+
 def test_a_picture_comes_back_as_a_picture(app: App, tmp_path: Path) -> None:
     app.infer({"model": "seg", "image": str(tmp_path / "app/tmp/d.png"), "result_extension": ".nii.gz"})
     assert asked(app)["result_extension"] == ".png"
@@ -158,6 +175,13 @@ def test_of_a_click_model_the_slice_is_wanted_that_was_clicked_on(
 def test_a_label_is_saved_where_the_client_wants_it(app: App) -> None:
     app.infer({"model": "seg", "image": "b", "save_label": True, "label_tag": "original"})
     assert app.datastore().saved == [("b", "result.nii.gz", "original")]
+
+
+def test_labels_of_a_batch_say_who_asked_for_it(app: App) -> None:
+    app.batch_infer({"model": "seg", "images": ["a"], "save_label": True, "user": "ada"})
+    assert app.datastore().told == [
+        {"model": "seg", "params": {"image": app.datastore().get_image_uri("a")}, "user": "ada"}
+    ]
 
 
 def test_the_reference_is_another_study(app: App) -> None:
@@ -210,7 +234,7 @@ def test_no_more_than_two_requests_are_computed_at_the_same_time(app: App) -> No
 def test_a_batch_and_a_training_get_known_options_only(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bundle_app.cuda, "is_available", lambda: False)
     app.batch_infer({"model": "seg", "images": ["a", "b"], "max_workers": 1, "bundle_path": "/elsewhere"})
-    assert app.asked == [{"model": "seg", "images": ["a", "b"], "max_workers": 1, "multi_gpu": False}]
+    assert app.asked == [{"model": "seg", "images": ["a", "b"], "max_workers": 1, "multi_gpu": False, "user": None}]
     app.train({"model": "seg", "max_epochs": 1, "bundle_path": "/elsewhere", "train#dataset": "$code"})
     assert app.asked[1:] == [{"model": "seg", "max_epochs": 1}]
 
@@ -222,12 +246,20 @@ def test_a_model_that_is_not_there_is_refused_with_those_that_are(task: str, app
         getattr(app, task)("other" if task == "bundle_path" else request)
 
 
+def test_the_next_study_is_chosen_by_a_strategy_that_there_is(app: App) -> None:
+    assert app.next_sample({"strategy": "random"}) == {"id": "random"}
+    with pytest.raises(InputError, match="strategy: there is no first; one of: random"):
+        app.next_sample({"strategy": "first"})
+    with pytest.raises(InputError, match="strategy: must be a name"):
+        app.next_sample({"strategy": ["random"]})
+
+
 def test_background_tasks_import_from_the_bundle_s_own_folder(app: App, tmp_path: Path) -> None:
     assert app.bundle_path("match") == str(tmp_path / "model" / "match")
 
 
 @pytest.mark.parametrize(
-    ("models", "told"), [("", "names no bundle"), (os.pathsep.join(["x/seg", "y/seg"]), "seg is there twice")]
+    ("models", "told"), [("", "names no bundle"), (os.pathsep.join(["x/seg", "y/seg"]), "models: seg more than once")]
 )
 def test_models_have_names_of_their_own(models: str, told: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=told):

@@ -12,6 +12,7 @@ import pytest
 
 from monai_ext.label import gate
 from monai_ext.label.accounts import Accounts
+from monai_ext.label.asking_user import NOBODY, asking_user
 from monai_ext.label.gate import Gate, Message, Receive, Send
 
 HERE = {"host": "localhost:8000"}
@@ -29,6 +30,8 @@ class Behind:
 
     def __init__(self) -> None:
         self.bodies: list[int] = []
+        self.headers: list[dict[bytes, bytes]] = []
+        self.users: list[str | None] = []
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         size, more = 0, True
@@ -38,6 +41,8 @@ class Behind:
                 raise ConnectionError("the client went away")
             size, more = size + len(part.get("body", b"")), part.get("more_body", False)
         self.bodies.append(size)
+        self.headers.append(dict(scope["headers"]))
+        self.users.append(asking_user())
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b'"behind"'})
 
@@ -61,7 +66,7 @@ def ask(
     async def send(message: Message) -> None:
         sent.append(message)
 
-    listed = [(name.encode(), value.encode()) for name, value in headers.items()]
+    listed = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
     scope = {"type": "http", "method": method, "path": path, "query_string": query.encode(), "headers": listed}
     asyncio.run(app(scope, receive, send))
     return Answer(sent[0]["status"], json.loads(sent[1]["body"]), dict(sent[0]["headers"]))
@@ -94,9 +99,11 @@ def test_what_viewers_ask_is_handed_on(method: str, path: str, query: str, behin
     [
         *(("POST", "/reload"), ("PUT", "/model/sam_sp"), ("DELETE", "/model/sam_sp"), ("POST", "/infer/wsi_v2/sam_sp")),
         *(("DELETE", "/proxy/dicom/wado/studies"), ("POST", "/docs"), ("OPTIONS", "/info/"), ("GET", "/elsewhere")),
+        *(("POST", "/proxy/dicom/stow/studies"), ("POST", "/scoring/dice"), ("GET", "/logs/"), ("GET", "//info/")),
+        *(("DELETE", "/datastore/image"), ("GET", "/datastore/dataset"), ("GET", "info/"), ("GET", "")),
     ],
 )
-def test_what_could_replace_weights_or_end_in_another_program_is_not_offered(
+def test_what_could_replace_weights_or_end_in_another_program_or_destroy_studies_is_not_offered(
     method: str, path: str, behind: Behind
 ) -> None:
     assert status(Gate(behind), method, path) == 404
@@ -124,6 +131,11 @@ def test_names_that_lead_out_of_a_folder_are_refused(path: str, query: str, behi
 def test_the_name_of_a_sent_file_does_not_become_an_id(path: str, behind: Behind) -> None:
     assert status(Gate(behind), "PUT", path) == 400
     assert status(Gate(behind), "PUT", path, "image=new") == 200
+
+
+def test_a_study_is_not_removed_by_the_old_address_either(behind: Behind) -> None:
+    assert [status(Gate(behind), "DELETE", path, "id=a") for path in ("/datastore", "/datastore/")] == [400, 400]
+    assert status(Gate(behind), "DELETE", "/datastore/label", "id=a&tag=final") == 200
 
 
 def test_an_archive_is_not_unpacked(behind: Behind) -> None:
@@ -155,6 +167,33 @@ def test_a_body_may_be_as_large_as_was_said_and_no_larger(behind: Behind) -> Non
     assert status(app, "PUT", "/session/", headers={**HERE, "content-length": "11"}) == 413
     assert status(app, "PUT", "/session/", headers={**HERE, "content-length": "-1"}) == 413
     assert behind.bodies == [10]
+
+
+def test_only_what_takes_files_takes_more_than_a_megabyte(behind: Behind) -> None:
+    large = (b"x" * 600_000, b"x" * 600_000)
+    asked = {
+        path: status(Gate(behind), "POST", path, body=large) for path in ("/infer/m", "/train/m", "/batch/infer/m")
+    }
+    assert asked == {"/infer/m": 200, "/train/m": 413, "/batch/infer/m": 413}
+
+
+def test_a_length_that_is_no_number_is_refused(behind: Behind) -> None:
+    assert status(Gate(behind), "PUT", "/session/", headers={**HERE, "content-length": "\u00b2"}) == 413
+
+
+def test_what_is_behind_learns_the_name_and_never_the_password(behind: Behind) -> None:
+    app = Gate(behind, Accounts({"ada": "difference engine"}))
+    assert status(app, "GET", "/info/", headers={**ADA, "cookie": "a=b", "x-other": "1"}) == 200
+    assert behind.users == ["ada"]
+    assert behind.headers == [{b"host": b"localhost:8000", b"x-other": b"1"}]
+    assert status(Gate(behind), "GET", "/info/") == 200
+    assert behind.users == ["ada", NOBODY]
+
+
+def test_a_refused_path_forges_no_line_of_the_log(behind: Behind, caplog: pytest.LogCaptureFixture) -> None:
+    wrong = {**HERE, "authorization": "Basic YWRhOnh4"}
+    status(Gate(behind, Accounts({"ada": "difference engine"})), "GET", "/info/\nINFO ada: DELETE", headers=wrong)
+    assert [record.getMessage().count("\n") for record in caplog.records] == [0]
 
 
 @pytest.mark.parametrize("path", ["/info/", "/ohif/", "/openapi.json", "/auth/token/valid", "/elsewhere"])
@@ -200,3 +239,32 @@ def test_who_guesses_has_to_wait(behind: Behind, monkeypatch: pytest.MonkeyPatch
     ask(app, "GET", "/info/", headers={**HERE, "authorization": "Basic YWRhOnh4"})
     ask(app, "GET", "/info/")
     assert waits == [1.0, 1.0]
+
+
+def test_who_guesses_many_times_at_once_is_no_faster(behind: Behind, monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting, most = 0, 0
+    pause = asyncio.sleep
+
+    async def sleep(seconds: float) -> None:
+        nonlocal waiting, most
+        waiting += 1
+        most = max(most, waiting)
+        await pause(0)
+        waiting -= 1
+
+    async def guess_at_once(app: Gate) -> None:
+        request = {"type": "http", "method": "GET", "path": "/info/", "query_string": b""}
+        headers = [(b"host", b"localhost"), (b"authorization", b"Basic YWRhOnh4")]
+        await asyncio.gather(*(app({**request, "headers": headers}, _nothing, _nowhere) for _ in range(5)))
+
+    monkeypatch.setattr(gate.asyncio, "sleep", sleep)
+    asyncio.run(guess_at_once(Gate(behind, Accounts({"ada": "difference engine"}))))
+    assert most == 1
+
+
+async def _nothing() -> Message:
+    return {"type": "http.request"}
+
+
+async def _nowhere(message: Message) -> None:
+    """Take what is sent."""

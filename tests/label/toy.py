@@ -22,6 +22,7 @@ CONFIG: dict[str, Any] = {
         "_target_": "Compose",
         "transforms": [
             {"_target_": f"{OURS}.LoadScand", "keys": ["image"]},
+            {"_target_": f"{OURS}.CheckScand", "keys": ["image"], "in_channels": 1},
             {"_target_": "Orientationd", "keys": ["image"], "axcodes": "RAS", "labels": None},
             {"_target_": f"{OURS}.PromptFromRequestd", "keys": ["image"]},
         ],
@@ -32,6 +33,9 @@ CONFIG: dict[str, Any] = {
         "transforms": [
             {"_target_": f"{OURS}.KeepPromptsd", "keys": ["pred"]},
             {"_target_": "Invertd", "keys": ["pred"], "transform": "@preprocessing", "orig_keys": ["image"]},
+            {"_target_": f"{OURS}.SaveLabelMapd", "keys": ["pred"], "output_dir": "$@bundle_root + '/eval'"},
+            {"_target_": f"{OURS}.SavePromptsd", "keys": ["pred"], "output_dir": "$@bundle_root + '/eval'"},
+            {"_target_": f"{OURS}.FlattenPictured", "keys": ["pred"]},
         ],
     },
 }

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.bundles.conftest import same_logging as same_logging
+from tests.served.own_app import serve_own, write_own
 from tests.served.sample_app import MATCHING, OFFLINE, SEGMENTING, add_bundle, copy_app
 from tests.served.server import Server, serve
 from tests.served.studies import write_studies
@@ -35,4 +36,17 @@ def server(app: Path, studies: Path, tmp_path_factory: pytest.TempPathFactory) -
     conf = {"models": ",".join((*SEGMENTING, MATCHING)), "epistemic_model": ",".join(SEGMENTING), **OFFLINE}
     log = tmp_path_factory.mktemp("server") / "server.log"
     with serve(app, studies, conf, log, MONAI_LABEL_AUTO_UPDATE_SCORING="false") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def own_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What our own server needs, with the bundles that take clicks, and the one that matches."""
+    return write_own(tmp_path_factory.mktemp("own"), ["sam_sp", "desam", MATCHING])
+
+
+@pytest.fixture(scope="session")
+def own(own_folder: Path) -> Iterator[Server]:
+    """Our own server."""
+    with serve_own(own_folder) as server:
         yield server

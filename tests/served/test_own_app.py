@@ -4,9 +4,6 @@
 from __future__ import annotations
 
 import base64
-import sys
-import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,51 +16,16 @@ from requests_toolbelt import MultipartDecoder
 
 from tests.followup.toy_bundle import places, world
 from tests.report.headless import Browser, headless_browser
-from tests.served.dicom_study import ROOT, place, pydicom, write_series
-from tests.served.sample_app import MATCHING, add_bundle
-from tests.served.server import Server, free_port, running
-from tests.served.studies import BEFORE, NOW, SCANS, write_studies
-from tests.served.viewer import Answer, infer, nifti, saved_label, work
+from tests.served.dicom_study import ROOT, place, pydicom
+from tests.served.own_app import PASSWORD, USER, ct
+from tests.served.sample_app import MATCHING
+from tests.served.server import Server
+from tests.served.studies import BEFORE, NOW, SCANS
+from tests.served.viewer import Answer, infer, nifti, saved_label, wait_for, work
 
 pydicom_seg = pytest.importorskip("pydicom_seg", reason="the environment label has it")
 
-USER, PASSWORD = "ada", "difference-engine"
 CLICKING = ("sam_sp", "desam")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Bundles, studies, one of them a DICOM series, and users."""
-    folder = tmp_path_factory.mktemp("own")
-    for name in (*CLICKING, MATCHING):
-        add_bundle(folder, name)
-    write_studies(folder / "studies")
-    write_series(folder / "studies" / "ct", ct())
-    (folder / "users").write_text(f"{USER}:{PASSWORD}\n", encoding="utf-8")
-    (folder / "users").chmod(0o600)
-    # by which requests knows the password for this machine
-    (folder / "netrc").write_text(f"machine 127.0.0.1 login {USER} password {PASSWORD}\n", encoding="utf-8")
-    return folder
-
-
-def ct() -> np.ndarray:
-    """Voxels of the DICOM series, (slices, rows, columns)."""
-    voxels = np.random.default_rng(5).normal(100, 20, (6, 24, 20))
-    voxels[2:5, 4:15, 5:12] += 300
-    return voxels.astype(np.int16)
-
-
-@pytest.fixture(scope="module")
-def own(folder: Path) -> Iterator[Server]:
-    """The server, as the command starts it."""
-    port = free_port()
-    words = [sys.executable, "-m", "monai_ext", "label", "--studies", str(folder / "studies")]
-    words += ["--models", str(folder / "model"), "--users", str(folder / "users"), "--app_dir", str(folder / "own")]
-    words += ["--port", str(port), "--max_upload_mb", "1"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NETRC", str(folder / "netrc"))
-        with running(words, port, folder / "server.log") as server:
-            yield server
 
 
 def used(answer: Answer) -> list[str]:
@@ -134,7 +96,7 @@ def test_a_batch_labels_all_studies(own: Server) -> None:
         np.testing.assert_array_equal(saved_label(own, scan, "original").dataobj, expected.dataobj)
 
 
-def test_a_dicom_series_is_clicked_on_in_the_grid_that_its_download_has(own: Server, folder: Path) -> None:
+def test_a_dicom_series_is_clicked_on_in_the_grid_that_its_download_has(own: Server, own_folder: Path) -> None:
     scan = nifti(own.get("/datastore/image", params={"image": "ct"}).content)
     corners = [[0, 0, 0], [19, 0, 0], [0, 23, 0], [0, 0, 5]]
     lps = nib.affines.apply_affine(np.diag([-1, -1, 1, 1]) @ scan.affine, corners)
@@ -197,22 +159,14 @@ def test_ohif_shows_a_study_and_finds_the_models(own: Server, tmp_path: Path) ->
         assert not [line for line in browser.logs("browser") if "Uncaught" in line["message"]]
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
-    """The viewer takes its time on a slow machine."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.3)
-
-
 def answered(browser: Browser, ending: str) -> int:
     """How many addresses with this ending the page has read."""
     script = f"return performance.getEntriesByType('resource').filter(e => e.name.endsWith('{ending}')).length"
     return int(str(browser.run(script)))
 
 
-def test_a_scan_that_is_no_study_is_segmented_from_a_session(own: Server, folder: Path) -> None:
-    with open(folder / "studies" / "scan1.nii.gz", "rb") as file:
+def test_a_scan_that_is_no_study_is_segmented_from_a_session(own: Server, own_folder: Path) -> None:
+    with open(own_folder / "studies" / "scan1.nii.gz", "rb") as file:
         session = own.put("/session/", files={"files": ("mine.nii.gz", file)}).json()["session_id"]
     options = {"params": {"session_id": session, "output": "image"}, "data": {"params": '{"foreground": [[7, 9, 4]]}'}}
     labels = nifti(own.post("/infer/sam_sp", **options).content)
@@ -222,9 +176,27 @@ def test_a_scan_that_is_no_study_is_segmented_from_a_session(own: Server, folder
     assert own.post("/infer/sam_sp", **options).status_code == 400
 
 
+def test_a_header_that_names_a_file_of_the_server_reads_none(own: Server, own_folder: Path) -> None:
+    header = f"NRRD0004\ntype: uint8\ndimension: 3\nsizes: 2 2 2\nencoding: raw\ndata file: {own_folder}/users\n"
+    session = own.put("/session/", files={"files": ("mine.nrrd", header.encode())}).json()["session_id"]
+    asked = {"params": {"session_id": session}, "data": {"params": "{}"}}
+    label = {"params": {"image": "scan3"}, "files": {"label": ("label.nrrd", header.encode())}}
+    answers = [own.post("/infer/sam_sp_automatic", **asked), own.put("/datastore/label", **label)]
+    for response in answers:
+        assert response.status_code == 400
+        assert "the header says that the voxels lie in another file" in response.json()["detail"]
+    assert (
+        own.put("/datastore/image", params={"image": "new"}, files={"file": label["files"]["label"]}).status_code == 400
+    )
+    own.delete(f"/session/{session}")
+
+
 @pytest.mark.parametrize(
     ("image", "params", "told"),
     [
+        ("scan0", "[" * 100_000, "params: is no valid JSON"),
+        ("scan0", '{"foreground": [[NaN, 9, 4]]}', "foreground: must be numbers"),
+        ("scan0", '{"device": "cpu:3"}', "device: must be one of cpu"),
         ("../own/main.py", "{}", "image: must be a name"),
         ("scan9", "{}", "image: there is no study scan9 here"),
         ("scan0", '{"foreground": [[400, 9, 4]]}', "lies outside of the image's 24x20x9 voxels"),
@@ -249,3 +221,22 @@ def test_nobody_gets_in_without_a_password_or_sends_more_than_is_allowed(own: Se
         assert nobody.get(f"{own.address}/info/", headers=headers).ok
     assert own.put("/session/", files={"files": ("large.nii.gz", b"0" * 1_100_000)}).status_code == 413
     assert own.get("/info/").ok
+
+
+def test_no_answer_names_a_folder_of_the_server(own: Server, own_folder: Path) -> None:
+    with open(own_folder / "studies" / "scan1.nii.gz", "rb") as file:
+        session = own.put("/session/", files={"files": ("mine.nii.gz", file)})
+    asked = {"params": {"image": "scan0"}, "data": {"params": '{"foreground": [[400, 9, 4]]}'}}
+    answers = [
+        session,
+        own.post("/infer/sam_sp", **asked),
+        own.post("/activelearning/random", json={}),
+        own.get("/datastore/image/info", params={"image": "scan0"}),
+        own.get("/datastore/", params={"output": "train"}),
+        own.get("/datastore/", params={"output": "all"}),
+        own.get("/info/"),
+        own.get(f"/session/{session.json()['session_id']}"),
+    ]
+    own.delete(f"/session/{session.json()['session_id']}")
+    assert [answer.url for answer in answers if str(own_folder) in answer.text] == []
+    assert "scan0.nii.gz: foreground [400, 9, 4] lies outside" in answers[1].text

@@ -6,6 +6,7 @@ from __future__ import annotations
 import gzip
 import json
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import nibabel as nib
@@ -63,3 +64,11 @@ def work(server: Server, task: str, name: str, seconds: float = 600, **options: 
         assert time.monotonic() < end, server.tail()
         time.sleep(0.3)
     assert state["status"] == "DONE", server.tail(100)
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
+    """Wait until something is true; a viewer takes its time on a slow machine."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.3)
