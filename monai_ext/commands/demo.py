@@ -32,8 +32,8 @@ def demo(
     """Train, evaluate, export, use and report a bundle on the MNI152 brain; nothing is downloaded.
 
     Run it again after an interruption and it goes on where it stopped. With --all, every bundle is trained for a
-    shorter time than its own demo takes (three of six took 18 minutes on two cores; the rest was not timed); one that
-    fails does not stop the others, one that is finished is not run again, and index.html shows them all.
+    shorter time than its own demo takes (all six together less than an hour on two cores); one that fails does not stop
+    the others, one that is finished is not run again, and index.html shows them all.
 
     Args:
         name: bundle, by name or path. Default: sam2_unet.
