@@ -151,6 +151,7 @@ def test_a_readout_adds_what_it_makes_of_the_correlation_to_the_velocity() -> No
     found["velocity"].square().mean().backward()
     assert network.readout.sum.weight.grad is not None
     assert build().readout is None
+    assert build(readout_sigma=1.0, use_correlation=False).readout is None
 
 
 @pytest.mark.parametrize("build", [build, with_readout])

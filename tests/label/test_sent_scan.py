@@ -98,6 +98,7 @@ def nifti(size: int) -> str:
         ("x.mha", f"{META.replace('2 2', '90000 90000')}ElementDataFile = LOCAL\n".encode()),
         ("x.nrrd", f"{NRRD.replace('2 2', '90000 90000')}\n".encode()),
     ],
+    ids=["nii", "nii.gz", "mha", "nrrd"],  # the compressed one has the time in it
 )
 def test_more_voxels_than_fit_are_refused_by_the_header(name: str, content: bytes, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)

@@ -64,7 +64,7 @@ class AnatomicalRegistrationNet(nn.Module):
         embedder_path: weights of the embedder: ``model.pt`` of the bundle anatomical_embedding, or the authors' file.
         untrained_embedder: allow a random embedder where none is given.
         center_correlation: of `LocalCorrelation`; false as published.
-        readout_sigma: of `SAMVoxelMorph`; None as published.
+        readout_sigma: of `SAMVoxelMorph`; None as published. Without the correlation there is nothing to read out.
 
     Shape:
         image (B, 2 in_channels, *spatial): the moving scan's channels, then the fixed one's, on one grid, scaled as the
@@ -129,7 +129,7 @@ class AnatomicalRegistrationNet(nn.Module):
         self.correlation = LocalCorrelation(align_corners, center=center_correlation)
         self.registration = SAMVoxelMorph(
             spatial_dims, 2 * in_channels, encoder_channels, decoder_channels, final_channels, use_correlation,
-            integration_steps, readout_sigma,
+            integration_steps, readout_sigma if use_correlation else None,
         )  # fmt: skip
         self.train(self.training)
 
