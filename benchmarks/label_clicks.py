@@ -40,9 +40,7 @@ def measure(rounds: int, quick: bool) -> list[Row]:
         with _serving(folder) as (address, process):
             _click(address, process, 0, [[10, 10]])
             pairs = [_pair(address, process, 1 + number % (SLICES - 1)) for number in range(min(rounds, SLICES - 1))]
-    return [
-        _row(name, [pair[index] for pair in pairs]) for index, name in enumerate(("in the server", "at the client"))
-    ]
+    return [_row(name, [pair[index] for pair in pairs]) for index, name in enumerate(SEEN)]
 
 
 def _pair(address: str, process: int, number: int) -> tuple[Row, Row]:

@@ -205,3 +205,10 @@ def test_large_files_say_where_they_come_from(bundle: Path) -> None:
         assert entry["url"].startswith("https://")
         assert (entry["hash_type"], len(entry["hash_val"])) == ("sha256", 64)
         int(entry["hash_val"], 16)
+
+
+@each_config
+def test_handlers_of_a_training_are_written_out(config: Path) -> None:
+    # MONAI Label looks for a checkpoint's loader among them, which it cannot do among references
+    handlers = read(config).get("train", {}).get("handlers", [])
+    assert [handler for handler in handlers if not isinstance(handler, dict)] == []

@@ -6,21 +6,21 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping
 
 from ignite.engine import Engine, Events
 
 logger = logging.getLogger(__name__)
 
 CLOCKS = ("wall", "processor")
+SPENT = "seconds_of_training"
 
 
 class StopAfter:
     """Handler for a trainer: end the run after the epoch in which its epochs have taken so many seconds in all.
 
     Only training counts, not the validation between epochs, as in ``history.json``; so two networks can be given the
-    same time. Give it to the checkpoint among the objects to save, and a resumed run has what was left. All processes
-    of one training stop together only if their clocks agree: use it with one process.
+    same time. What was spent is kept in ``trainer.state`` and with a checkpoint, so that a resumed run has what was
+    left. All processes of one training stop together only if their clocks agree: use it with one process.
 
     Args:
         seconds: of training; None never stops.
@@ -44,28 +44,21 @@ class StopAfter:
             raise ValueError(f"clock must be one of {', '.join(CLOCKS)}, got {clock!r}.")
         self.seconds = seconds
         self.clock = clock
-        self._spent = self._begun = self._last = 0.0
+        self._begun = self._last = 0.0
 
     def attach(self, engine: Engine) -> None:
         """Look at the clock after each epoch."""
+        engine.state_dict_user_keys.append(SPENT)
         engine.add_event_handler(Events.STARTED, self._forget)
         engine.add_event_handler(Events.EPOCH_STARTED, self._begin)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._note)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._look)
 
-    def state_dict(self) -> dict[str, float]:
-        """Return the time spent."""
-        return {"spent": self._spent}
-
-    def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """Go on with the time that was spent before."""
-        self._spent = float(state["spent"])
-
     def _now(self) -> float:
         return time.monotonic() if self.clock == "wall" else time.process_time()
 
     def _forget(self, engine: Engine) -> None:
-        self._spent = 0.0
+        setattr(engine.state, SPENT, 0.0)
 
     def _begin(self, engine: Engine) -> None:
         self._begun = self._last = self._now()
@@ -74,7 +67,8 @@ class StopAfter:
         self._last = self._now()
 
     def _look(self, engine: Engine) -> None:
-        self._spent += self._last - self._begun
-        if self.seconds is not None and self._spent >= self.seconds:
-            logger.info("Training took %.0f of %.0f %s seconds; it ends here.", self._spent, self.seconds, self.clock)
+        spent = getattr(engine.state, SPENT) + self._last - self._begun
+        setattr(engine.state, SPENT, spent)
+        if self.seconds is not None and spent >= self.seconds:
+            logger.info("Training took %.0f of %.0f %s seconds; it ends here.", spent, self.seconds, self.clock)
             engine.terminate()

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import itertools
 import time
+from pathlib import Path
 
 import pytest
+import torch
 from ignite.engine import Engine, Events
 
-from monai_ext.handlers import StopAfter
+from monai_ext.handlers import RunCheckpoint, StopAfter
 
 
 def trainer(monkeypatch: pytest.MonkeyPatch, step: float, between: float) -> Engine:
@@ -46,12 +48,16 @@ def test_time_may_be_what_the_process_computed(clock: str, epochs: int, monkeypa
     assert engine.run([0, 0], max_epochs=9).epoch == epochs
 
 
-def test_a_resumed_run_has_what_was_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine, stop = trainer(monkeypatch, step=1.0, between=0.0), StopAfter(8.0)
-    stop.attach(engine)
-    engine.add_event_handler(Events.STARTED, lambda: stop.load_state_dict({"spent": 4.0}))
-    assert engine.run([0, 0], max_epochs=9).epoch == 2
-    assert stop.state_dict() == {"spent": 8.0}
+def test_a_resumed_run_has_what_was_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = trainer(monkeypatch, step=1.0, between=0.0)
+    StopAfter(8.0).attach(engine)
+    network = torch.nn.Linear(1, 1)
+    RunCheckpoint(tmp_path, {"network": network}).attach(engine)
+    engine.run([0, 0], max_epochs=2)
+    again = trainer(monkeypatch, step=1.0, between=0.0)
+    StopAfter(8.0).attach(again)
+    RunCheckpoint(tmp_path, {"network": network}, resume=True).attach(again)
+    assert again.run([0, 0], max_epochs=9).epoch == 4
 
 
 def test_the_end_of_a_stopped_run_is_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
