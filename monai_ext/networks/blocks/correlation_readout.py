@@ -46,10 +46,11 @@ class ReadoutSums:
 class CorrelationReadout(nn.Module):
     """A displacement for each voxel as a weighted sum of the correlations around it (ours; not in a paper).
 
-    Where one embedding lies a bit off the other, `LocalCorrelation` is larger on one side than on the other. Of a
-    single cell that says little, but displacements are smooth: the sums are averaged with a Gaussian. The weights are
-    not trained step by step, which such alike channels would make slow, but solved for at once, by least squares over
-    pairs whose displacement is known (`sums` and `solve`). Until then all are 0, and nothing moves.
+    Where one embedding lies a bit off the other, `LocalCorrelation` is larger on one side than on the other; what all
+    channels of a cell share says nothing of that, and is taken away. Of a single cell the rest says little, but
+    displacements are smooth: the sums are averaged with a Gaussian. The weights are not trained step by step, which
+    such alike channels would make slow, but solved for at once, by least squares over pairs whose displacement is known
+    (`sums` and `solve`). Until then all are 0, and nothing moves.
 
     Args:
         spatial_dims: 2 or 3.
@@ -80,11 +81,11 @@ class CorrelationReadout(nn.Module):
         nn.init.zeros_(self.sum.weight)
         with torch.device("cpu"):  # it is computed from, which a tensor without values cannot be
             kernel = gaussian_1d(torch.tensor(sigma), truncated=3.0)
-        self.register_buffer("kernel", kernel, persistent=False)
+        self.register_buffer("kernel", kernel)  # kept with the weights, which belong to it and to no other
 
     def forward(self, features: Tensor) -> Tensor:
         with torch.autocast(features.device.type, enabled=False):
-            found = self._averaged(self.sum(_at_least_float(features)))
+            found = self._averaged(self.sum(_centered(features)))
             mode = LINEAR[self.spatial_dims]
             return F.interpolate(found, scale_factor=float(VOXELS), mode=mode, align_corners=False)
 
@@ -104,7 +105,7 @@ class CorrelationReadout(nn.Module):
         """
         cells = [(side + VOXELS - 1) // VOXELS for side in truth.shape[2:]]
         own = (slice(None), slice(None), *(slice(side) for side in cells))
-        averaged = self._averaged(_at_least_float(features))[own]
+        averaged = self._averaged(_centered(features))[own]
         inside = _halved((mask > 0).to(truth.dtype))[:, 0] > INSIDE
         x, y = (values.movedim(1, -1)[inside].double() for values in (averaged, _halved(truth)))
         return ReadoutSums(x.T @ x, x.T @ y, float(y.square().sum()), len(x))
@@ -135,5 +136,7 @@ def _halved(x: Tensor) -> Tensor:
     return pool(x, VOXELS, ceil_mode=True)
 
 
-def _at_least_float(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
+def _centered(features: Tensor) -> Tensor:
+    """Take away what the channels of a cell share, so that it matters not whether that was done before."""
+    features = features if features.dtype == torch.float64 else features.float()
+    return features - features.mean(dim=1, keepdim=True)

@@ -32,28 +32,30 @@ def test_it_adds_up_averages_and_goes_to_voxels() -> None:
     readout, x = CorrelationReadout(sigma=1.3), features(2)
     assert not readout(x).any()
     torch.nn.init.normal_(readout.sum.weight)
-    summed = torch.einsum("kc,bczyx->bkzyx", weights_of(readout), x)
+    summed = torch.einsum("kc,bczyx->bkzyx", weights_of(readout), x - x.mean(dim=1, keepdim=True))
     averaged = GaussianFilter(3, 1.3, truncated=3.0)(summed)
     expected = F.interpolate(averaged, scale_factor=2.0, mode="trilinear", align_corners=False)
     torch.testing.assert_close(readout(x), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(readout(x + torch.randn(2, 1, *CELLS)), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_solving_finds_the_weights_that_a_displacement_was_made_with() -> None:
     made, found = CorrelationReadout(sigma=0.7), CorrelationReadout(sigma=0.7)
     torch.nn.init.normal_(made.sum.weight)
     x = torch.randn(1, 27, 8, 9, 10)
-    averaged = made._averaged(made.sum(x)).detach()  # of a cell, hence of each of its voxels
+    averaged = made._averaged(made.sum(x - x.mean(dim=1, keepdim=True))).detach()  # of a cell, hence of its voxels
     truth = F.interpolate(averaged, scale_factor=2.0, mode="nearest")
     explained = found.solve(found.sums(x, truth, torch.ones_like(truth[:, :1])))
     assert explained == pytest.approx(1.0, abs=1e-4)
     assert found.is_solved
-    torch.testing.assert_close(weights_of(found), weights_of(made), atol=0.01, rtol=0.01)
+    expected = weights_of(made) - weights_of(made).mean(dim=1, keepdim=True)  # what is alike for all channels is idle
+    torch.testing.assert_close(weights_of(found), expected, atol=0.01, rtol=0.01)
 
 
 def test_the_sums_are_those_of_cells_that_are_known_whole() -> None:
     readout, x, (truth, mask) = CorrelationReadout(sigma=1.0), features(), known()
     mask[..., :6, :, :] = 1
-    averaged = GaussianFilter(3, 1.0, truncated=3.0)(x)
+    averaged = GaussianFilter(3, 1.0, truncated=3.0)(x - x.mean(dim=1, keepdim=True))
     squares, products, variation, cells = torch.zeros(27, 27), torch.zeros(27, 3), 0.0, 0
     for cell in torch.cartesian_prod(*map(torch.arange, CELLS)).tolist():
         voxels = (0, slice(None), *(slice(2 * c, min(2 * c + 2, side)) for c, side in zip(cell, SIDES, strict=True)))
@@ -98,6 +100,16 @@ def test_it_learns_where_a_shifted_embedding_has_gone() -> None:
     assert readout.solve(sum(sums[1:], start=sums[0])) > 0.8
     found = readout(pairs[6][0]).detach()[0, :, 8:24, 8:24, 8:24].flatten(1).mean(dim=1)
     torch.testing.assert_close(found, shifts[6], atol=0.25, rtol=0)
+
+
+def test_weights_come_back_with_the_gaussian_that_they_belong_to() -> None:
+    made, other = CorrelationReadout(sigma=1.0), CorrelationReadout(sigma=2.0)
+    torch.nn.init.normal_(made.sum.weight)
+    with pytest.raises(RuntimeError, match="kernel"):
+        other.load_state_dict(made.state_dict())
+    near, x = CorrelationReadout(sigma=1.01), features()
+    near.load_state_dict(made.state_dict())
+    assert torch.equal(near(x), made(x))
 
 
 @pytest.mark.parametrize(("argument", "told"), [({"spatial_dims": 4}, "spatial_dims"), ({"sigma": 0.0}, "sigma")])
