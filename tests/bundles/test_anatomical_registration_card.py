@@ -31,7 +31,7 @@ def words_of(line: str, bundle: Path, places: dict[str, Path]) -> list[str]:
         knobs = PROFILE.inference_knobs if "inferring" in words else PROFILE.tiny
         given = {**knobs, "untrained_embedder": False}
         words += [part for name, value in given.items() for part in (f"--{name}", str(value))]
-    if "export" in words:  # test_anatomical_registration_runs.py writes ONNX, too, which takes minutes
+    if "export" in words:  # test_anatomical_registration_export.py writes ONNX, too, which takes minutes
         words += ["--formats", "torchscript"]
         words += [part for name, value in PROFILE.arguments.items() for part in (f"--{name}", str(value))]
     if "multi_gpu_train" in line:

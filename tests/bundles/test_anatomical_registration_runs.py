@@ -366,24 +366,6 @@ def test_no_property_that_monai_asks_for_is_missing(
     assert workflow.version == read_json(METADATA)["version"]
 
 
-@pytest.mark.slow
-def test_exported_files_agree_with_the_network(trained: Path, tmp_path: Path) -> None:
-    """Of several sizes; ONNX's resampling of volumes, which scaling and squaring needs, is among what is compared."""
-    knobs = {"readout_sigma": 1.0, "center_correlation": True}
-    with_readout, state = network(**knobs), torch.load(trained / "models" / "model.pt", weights_only=True)
-    missing = with_readout.load_state_dict(state, strict=False).missing_keys
-    assert missing == [f"registration.readout.{name}" for name in ("kernel", "sum.weight")]
-    torch.nn.init.normal_(with_readout.registration.readout.sum.weight, std=0.1)
-    torch.save(with_readout.state_dict(), tmp_path / "model.pt")
-    given = {**ANATOMICAL_REGISTRATION.arguments, **knobs}
-    words = options(ckpt=tmp_path / "model.pt", output_dir=tmp_path, **given)
-    assert main(["export", str(ANATOMICAL_REGISTRATION.folder), *words]) == 0
-    record = read_json(tmp_path / "parity.json")
-    for kind in ("torchscript", "onnx"):
-        assert record[kind]["passed"]
-        assert record[kind]["free_axes"] == ["batch", "depth", "height", "width"]
-
-
 def test_the_traced_file_registers_a_real_pair_as_the_network_does(trained: Path, brain: Path, tmp_path: Path) -> None:
     words = options(
         bundle_root=ANATOMICAL_REGISTRATION.folder, ckpt_file=trained / "models" / "model.pt",
