@@ -34,14 +34,14 @@ class DrawsPairs(Protocol):
 class FitCorrelationReadout:
     """Handler for a trainer: before its first step, fit the `CorrelationReadout` of a network by least squares.
 
-    The pairs are the first ones of the epoch whose displacement is known, that is, of simulated ones. Several
+    The pairs are the first ones of the epoch; of them, real ones, whose displacement nobody knows, add nothing. Several
     processes share them out and all get the weights of all. A readout that has weights already, in a run that is
     resumed or goes on from a trained network, is left alone.
 
     Args:
         network: with ``readout``, a `CorrelationReadout` or None, and ``correlate(image)``, its features.
         dataset: items with ``image``, ``true_displacement`` and ``truth_mask``.
-        pairs: how many to fit to at most.
+        pairs: how many to look at, at most.
 
     Raises:
         ValueError: ``pairs`` is not positive.
@@ -81,7 +81,7 @@ class FitCorrelationReadout:
         logger.info(
             "The readout of the correlation explains %.0f %% of the displacement of %d simulated pairs.",
             100 * explained,
-            len(chosen),
+            sum(part.cells > 0 for part in sums),
         )
 
     def _sums(self, network: Any, index: int) -> Any:

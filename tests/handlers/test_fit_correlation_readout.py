@@ -36,6 +36,7 @@ class Pairs:
 
     def __init__(self, known: float = 1.0) -> None:
         self.epoch, self.known, self.asked = 0, known, list[tuple[int, int]]()
+        self.real: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return 6
@@ -49,7 +50,7 @@ class Pairs:
         return {
             "image": image,
             "true_displacement": torch.stack([image[0] - image[4], 2 * image[1]]),
-            "truth_mask": torch.full((1, 12, 12), self.known),
+            "truth_mask": torch.full((1, 12, 12), self.known * (index not in self.real)),
         }
 
 
@@ -77,6 +78,15 @@ def test_it_is_fitted_to_the_first_pairs_of_the_first_epoch_and_only_once(caplog
     torch.testing.assert_close(network.readout.sum.weight.detach(), expected(Pairs(), 4))
     assert "explains" in caplog.text
     assert "of 4 simulated pairs" in caplog.text
+
+
+def test_real_pairs_add_nothing_and_do_not_count(caplog: pytest.LogCaptureFixture) -> None:
+    network, pairs = Network(), Pairs()
+    pairs.real = (1, 2)
+    with caplog.at_level(logging.INFO):
+        fit(network, pairs, pairs=3)
+    torch.testing.assert_close(network.readout.sum.weight.detach(), expected(Pairs(), 1))
+    assert "of 1 simulated pairs" in caplog.text
 
 
 def test_no_more_pairs_than_there_are_are_taken() -> None:
