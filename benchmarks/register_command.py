@@ -49,7 +49,7 @@ def _trained(demo: Path) -> dict[str, object]:
         name: demo / name / "models" / "model.pt" for name in ("anatomical_embedding", "anatomical_registration")
     }
     configs = ROOT / "bundles" / "anatomical_registration" / "configs"
-    demo_knobs, known = (json.loads((configs / f"{n}.json").read_text("utf-8")) for n in ("demo", "inference"))
+    demo_knobs, known = (json.loads((configs / f"{n}.json").read_text(encoding="utf-8")) for n in ("demo", "inference"))
     of_network = {f"deform_{n}": v for n, v in demo_knobs.items() if n in known and n not in ("_desc_", "spatial_size")}
     return {
         **of_network,
