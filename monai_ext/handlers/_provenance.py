@@ -21,6 +21,7 @@ import torch.nn as nn
 
 from monai_ext import __version__
 from monai_ext.distributed import world_size
+from monai_ext.files import sha256_of
 
 _PACKAGES = {"torch": "torch", "monai": "monai", "ignite": "pytorch-ignite", "numpy": "numpy"}
 
@@ -94,6 +95,24 @@ def count_parameters(network: nn.Module) -> tuple[int, int]:
     return sum(size for size, trained in sizes if trained), sum(size for size, _ in sizes)
 
 
+def named_files(knobs: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return size and SHA-256 of each file that a setting names, such as weights to start from and a list of cases.
+
+    A name says little a year later, when other weights may lie there.
+
+    Example:
+        >>> named_files({"pretrained": "no such file", "batch_size": 4, "dataset_dir": None})
+        {}
+    """
+    found = {}
+    for knob, value in knobs.items():
+        paths = value if isinstance(value, (list, tuple)) else [value]
+        for path in paths:
+            if isinstance(path, (str, Path)) and str(path) not in found and (about := _contents(path)):
+                found[str(path)] = {"knob": knob, **about}
+    return found
+
+
 def jsonable(value: Any) -> Any:
     """Return ``value`` as JSON can hold it: what is no number, text, list or mapping as text, NaN as None.
 
@@ -112,6 +131,15 @@ def jsonable(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [jsonable(item) for item in value]
     return str(value)
+
+
+def _contents(path: str | Path) -> dict[str, Any] | None:
+    try:
+        if not os.path.isfile(path):
+            return None
+        return {"bytes": os.path.getsize(path), "sha256": sha256_of(path)}
+    except (OSError, ValueError):  # a text that no file can be called, or a file that cannot be read
+        return None
 
 
 def _processor() -> str:

@@ -30,6 +30,7 @@ from monai_ext.handlers._provenance import (
     count_parameters,
     hardware,
     jsonable,
+    named_files,
     now,
     versions,
 )
@@ -60,7 +61,8 @@ class RunRecord:
     Args:
         output_dir: folder for the files.
         bundle: the bundle's folder, from which its name and version are read, or its name.
-        knobs: settings by name; what JSON cannot hold is written as text.
+        knobs: settings by name; what JSON cannot hold is written as text. Files that they name (weights, a list of
+            cases) are in ``run.json`` under ``files``, with their size and SHA-256 when the run started.
         network: its parameters are counted when the run starts.
         seed: of the run.
         evaluator: the one that validates during training.
@@ -96,6 +98,7 @@ class RunRecord:
         self.key_metric = key_metric
         self.config_files = config_files
         check_flags(knobs)
+        self._knobs = knobs
         self._fixed: dict[str, Any] = {**bundle_identity(bundle), "seed": seed, "knobs": jsonable(knobs)}
         if facts is not None:
             self._fixed["facts"] = jsonable(facts)
@@ -142,6 +145,7 @@ class RunRecord:
         device = getattr(engine.state, "device", None)
         self._run = {
             **self._fixed,
+            "files": named_files(self._knobs) if is_main() else {},
             "started": now(),
             "finished": None,
             "seconds": 0.0,

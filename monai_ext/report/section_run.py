@@ -57,6 +57,10 @@ def run_section(folder: RunFolder) -> Markup:
             "all parameters": count_text(parameters.get("total")),
         },
         "Software": mapping_of(run.get("versions")),
+        "Files (SHA-256)": {
+            file_name(path): text_of(mapping_of(about).get("sha256"))[:12]
+            for path, about in mapping_of(run.get("files")).items()
+        },
     }
     columns = [tag("div", tag("h3", title), _facts(facts)) for title, facts in blocks.items() if any(facts.values())]
     return join([tag("div", columns, class_="columns"), _command(run), _knobs(mapping_of(run.get("knobs")))])

@@ -8,6 +8,7 @@ import gc
 import json
 import shlex
 import sys
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,7 @@ def trainer_of(
     checkpoint: bool = True,
     data: list[dict[str, torch.Tensor]] | None = None,
     rate: float = 0.1,
+    knobs: dict[str, Any] | None = None,
 ) -> tuple[GuardedTrainer, RunRecord]:
     """A tiny training with a record, a validation, a learning-rate schedule and a checkpoint."""
     torch.manual_seed(0)
@@ -84,7 +86,7 @@ def trainer_of(
     record = RunRecord(
         folder,
         "toy",
-        knobs={"batch_size": 2, "device": torch.device("cpu"), "image_size": (8, 8)},
+        knobs=knobs or {"batch_size": 2, "device": torch.device("cpu"), "image_size": (8, 8)},
         network=network,
         seed=3,
         evaluator=evaluator,
@@ -124,8 +126,8 @@ def test_the_run_says_what_was_run_and_with_what(tmp_path: Path) -> None:
     trainer.run()
     run = read(tmp_path, "run.json")
     assert set(run) == {
-        "bundle", "bundle_version", "started", "finished", "seconds", "status", "seed", "knobs", "config_files",
-        "command", "versions", "hardware", "parameters", "best", "device",
+        "bundle", "bundle_version", "files", "started", "finished", "seconds", "status", "seed", "knobs",
+        "config_files", "command", "versions", "hardware", "parameters", "best", "device",
     }  # fmt: skip
     assert (run["bundle"], run["status"], run["seed"], run["device"]) == ("toy", "finished", 3, "cpu")
     assert run["knobs"] == {"batch_size": 2, "device": "cpu", "image_size": [8, 8]}
@@ -137,6 +139,24 @@ def test_the_run_says_what_was_run_and_with_what(tmp_path: Path) -> None:
     assert run["hardware"]["cpu"]
     assert run["started"] <= run["finished"]
     assert run["seconds"] > 0
+
+
+def test_files_that_settings_name_are_known_by_their_contents_at_the_start(tmp_path: Path) -> None:
+    weights, cases = tmp_path / "start.pt", tmp_path / "cases.json"
+    weights.write_bytes(b"weights")
+    cases.write_text("{}", encoding="utf-8")
+    named = {"pretrained": str(weights), "lists": [cases, "no such file"], "folder": str(tmp_path), "text": "a\0b"}
+    trainer, _ = trainer_of(tmp_path / "out", knobs=named)
+
+    @trainer.on(Events.EPOCH_COMPLETED(once=1))
+    def overwrite(engine: Engine) -> None:
+        weights.write_bytes(b"what training made")
+
+    trainer.run()
+    assert read(tmp_path / "out", "run.json")["files"] == {
+        str(weights): {"knob": "pretrained", "bytes": 7, "sha256": sha256(b"weights").hexdigest()},
+        str(cases): {"knob": "lists", "bytes": 2, "sha256": sha256(b"{}").hexdigest()},
+    }
 
 
 def test_the_history_has_loss_rate_and_validation_of_each_epoch(tmp_path: Path) -> None:

@@ -181,6 +181,7 @@ def _run() -> dict[str, object]:
         "status": "finished",
         "seed": 7,
         "knobs": {"learning_rate": 0.001, "image_size": [64, 64], "amp": False},
+        "files": {"weights/sam_vit_b.pth": {"knob": "pretrained", "bytes": 9, "sha256": "0123456789abcdef" * 4}},
         "config_files": ["configs/train.json"],
         "command": "python -m monai.bundle run training --seed 7",
         "versions": {"python": "3.11", "torch": "2.9", "monai": "1.6.1", "monai_ext": "0.1.0"},

@@ -85,6 +85,8 @@ def test_every_picture_has_a_text(volume_page: str) -> None:
         "worst",
         "Apache License, Version 2.0",
         "BSD-3-Clause",
+        "sam_vit_b.pth",
+        "0123456789ab",
         "Synthetic spheres, free of rights.",
         "https://arxiv.org/abs/0000.00000",
         "No prompts were used",
