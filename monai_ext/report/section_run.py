@@ -34,7 +34,7 @@ def run_section(folder: RunFolder) -> Markup:
         return missing_notice(folder, "run.json")
     hardware, parameters, best = (mapping_of(run.get(key)) for key in ("hardware", "parameters", "best"))
     gpus = [text_of(name) for name in list_of(hardware.get("gpus"))]
-    blocks = {
+    blocks: dict[str, Mapping[str, object]] = {
         "Run": {
             "bundle": f"{text_of(run.get('bundle'))} {text_of(run.get('bundle_version'))}",
             "status": run.get("status"),
