@@ -86,6 +86,7 @@ def peak(sam_type: str, side: int, experts: int) -> list[Row]:
             "memory": f"{sam_type} {side}, {experts} experts",
             "loaded_mb": round(loaded),
             "working_set_mb": round(memory_mb("VmHWM") - loaded),
+            "peak_mb": round(memory_mb("VmHWM")),
             "target_of_plain": MEMORY_TARGET,
         }
     ]

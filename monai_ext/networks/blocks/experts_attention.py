@@ -68,8 +68,7 @@ class ExpertsAttention(SAMAttention):
         padded = bool(height % size[0] or width % size[1])
         padding = F.linear(tokens.new_zeros(1, 1, 1, channels), layer.weight, layer.bias) if padded else None
         rows, columns = (
-            get_rel_pos(side, side, table).to(base.dtype)
-            for side, table in zip(size, (self.rel_pos_h, self.rel_pos_w), strict=True)
+            get_rel_pos(side, side, table) for side, table in zip(size, (self.rel_pos_h, self.rel_pos_w), strict=True)
         )
         return SharedProjection(tokens, base, padding, rows, columns)
 
@@ -79,12 +78,15 @@ class ExpertsAttention(SAMAttention):
         Raises:
             ValueError: there is no such expert.
         """
-        projected = shared.base
-        if name is not None:
-            layer = self._experts_layer()
-            projected = layer.factors(name).project(shared.tokens, projected, layer.scale)
-        attend = self._attend if projected.device.type == "cpu" and not is_recorded() else self._attend_recorded
-        return self.proj(attend(projected, shared.padding, shared.rows, shared.columns))
+        on_cpu = shared.base.device.type == "cpu" and not is_recorded()
+        attend = self._attend if on_cpu else self._attend_recorded
+        return self.proj(attend(self._project(shared, name), shared.padding, shared.rows, shared.columns))
+
+    def _project(self, shared: SharedProjection, name: str | None) -> Tensor:
+        if name is None:
+            return shared.base
+        layer = self._experts_layer()
+        return layer.factors(name).project(shared.tokens, shared.base, layer.scale)
 
     def _experts_layer(self) -> LoRAExpertsQKV:
         layer: nn.Module = self.qkv

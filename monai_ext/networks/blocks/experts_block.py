@@ -76,6 +76,3 @@ class ExpertsBlock(SAMBlock):
         outputs = self.variants(tokens, (None, *finest_first))
         plain = next(outputs)
         return plain + fusion(output - plain for output in outputs)
-
-    def _perceive(self, attended: Tensor) -> Tensor:
-        return attended + self.mlp(self.norm2(attended))

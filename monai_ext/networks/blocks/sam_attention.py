@@ -56,33 +56,43 @@ class SAMAttention(nn.Module):
         height, width, channels = tokens.shape[1:]
         size = (self.window_size or height, self.window_size or width)
         padded = bool(height % size[0] or width % size[1])
-        qkv = self.qkv(tokens)  # (B, H, W, C) -> (B, H, W, 3 * C)
         padding = self.qkv(tokens.new_zeros(1, 1, 1, channels)) if padded else None
-        rows = _offsets(self.rel_pos_h, size[0]).to(qkv.dtype)
-        columns = _offsets(self.rel_pos_w, size[1]).to(qkv.dtype)
+        rows, columns = _offsets(self.rel_pos_h, size[0]), _offsets(self.rel_pos_w, size[1])
         recorded = is_recorded()
         attend = self._attend if tokens.device.type == "cpu" and not recorded else self._attend_recorded
-        return self.proj(attend(qkv, padding, rows, columns))
+        return self.proj(attend(self.qkv(tokens), padding, rows, columns))  # unnamed here, so that it can be let go
 
     def _attend(self, qkv: Tensor, padding: Tensor | None, rows: Tensor, columns: Tensor) -> Tensor:
         """Attend inside windows of up to four sizes (inner, right edge, lower edge, corner) -> (B, H, W, C)"""
-        channels, size = qkv.shape[-1] // 3, (rows.shape[0], columns.shape[0])
-        padding = None if padding is None else padding[..., channels:]
+        rows, columns = rows.to(qkv.dtype), columns.to(qkv.dtype)
+        across, down = (_spans(length, len(table)) for length, table in ((qkv.shape[2], columns), (qkv.shape[1], rows)))
+        regions = [qkv[:, top:bottom, left:right] for top, bottom, _ in down for left, right, _ in across]
+        del qkv  # it goes with the last region
         strips = []
-        for top, bottom, height in _spans(qkv.shape[1], size[0]):
-            strip = []
-            for left, right, width in _spans(qkv.shape[2], size[1]):
-                region = qkv[:, top:bottom, left:right]
-                pairs = _pad(region[..., channels:], padding, size[0] - height, size[1] - width)
-                key, value = _split(pairs, size, (2, self.num_heads)).flatten(2, 3).unbind(0)
-                query = _split(region[..., :channels], (height, width), (1, self.num_heads))[0]
-                windows = relative_attention(query, key, value, rows[:height], columns[:width])
-                strip.append(_join(windows, ((bottom - top) // height, (right - left) // width), self.num_heads))
+        for _, _, height in down:
+            strip = [
+                self._attend_region(regions.pop(0), padding, (height, width), rows, columns) for _, _, width in across
+            ]
             strips.append(_concatenate(strip, dim=2))
         return _concatenate(strips, dim=1)
 
+    def _attend_region(
+        self, qkv: Tensor, padding: Tensor | None, window: tuple[int, int], rows: Tensor, columns: Tensor
+    ) -> Tensor:
+        """Attend inside windows of one size, of which padding makes whole ones for the keys -> (B, h, w, C)"""
+        (height, width), size, channels = window, (len(rows), len(columns)), qkv.shape[-1] // 3
+        padding = None if padding is None else padding[..., channels:]
+        pairs = _pad(qkv[..., channels:], padding, size[0] - height, size[1] - width)
+        key, value = _split(pairs, size, (2, self.num_heads)).flatten(2, 3).unbind(0)
+        query = _split(qkv[..., :channels], window, (1, self.num_heads))[0]
+        counts = (qkv.shape[1] // height, qkv.shape[2] // width)
+        del qkv, pairs  # only copies of its parts are needed from here on
+        windows = relative_attention(query, key, value, rows[:height], columns[:width])
+        return _join(windows, counts, self.num_heads)
+
     def _attend_recorded(self, qkv: Tensor, padding: Tensor | None, rows: Tensor, columns: Tensor) -> Tensor:
         """Attend inside whole windows with torch's own attention, band by band -> (B, H, W, C)"""
+        rows, columns = rows.to(qkv.dtype), columns.to(qkv.dtype)
         height, width, size = qkv.shape[1], qkv.shape[2], (rows.shape[0], columns.shape[0])
         grid = _pad(qkv, padding, -height % size[0], -width % size[1])
         windows = _split(grid, size, (3, self.num_heads))  # (3, N, h, w, D)

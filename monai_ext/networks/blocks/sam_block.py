@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn as nn
+from segment_anything.modeling.common import MLPBlock
 from segment_anything.modeling.image_encoder import Block
 from torch import Tensor
 
 from monai_ext.networks.blocks.sam_attention import SAMAttention
+from monai_ext.networks.layers.recording import is_recorded
 
 
 class SAMBlock(nn.Module):
@@ -34,5 +37,12 @@ class SAMBlock(nn.Module):
         self.mlp = block.mlp
 
     def forward(self, tokens: Tensor) -> Tensor:
-        tokens = tokens + self.attn(self.norm1(tokens))
-        return tokens + self.mlp(self.norm2(tokens))
+        return self._perceive(tokens + self.attn(self.norm1(tokens)))
+
+    def _perceive(self, attended: Tensor) -> Tensor:
+        mlp = self.mlp
+        if torch.is_grad_enabled() or is_recorded() or type(mlp) is not MLPBlock or type(mlp.act) is not nn.GELU:
+            return attended + mlp(self.norm2(attended))
+        # the hidden channels are the largest tensor of a block: held once where no gradient needs them as they were
+        hidden = mlp.lin1(self.norm2(attended))
+        return attended + mlp.lin2(torch.ops.aten.gelu_(hidden, approximate=mlp.act.approximate))
