@@ -109,6 +109,11 @@ def call(words: list[str], cwd: Path, timeout: float = 240, **env: str) -> subpr
     )
 
 
+def torchrun(words: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run ``-m MODULE ...`` in two new processes, as users start it; `WarmPython.torchrun` is faster."""
+    return call(["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *words], cwd, timeout=400)
+
+
 def read_json(path: Path) -> Any:
     """Content of a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))

@@ -27,7 +27,6 @@ from tests.bundles.runs import (
     EVALUATE,
     INFERENCE,
     TRAIN,
-    call,
     command,
     configs,
     environment,
@@ -37,9 +36,11 @@ from tests.bundles.runs import (
     refused,
     rows_of,
     run,
+    torchrun,
     type_command,
 )
 from tests.bundles.test_export import schema_in
+from tests.bundles.warm_python import WarmPython
 
 NAME = ANATOMICAL_EMBEDDING.name
 TINY = ANATOMICAL_EMBEDDING.tiny
@@ -166,11 +167,6 @@ def test_resuming_with_other_knobs_is_refused(scans: Path, tmp_path: Path) -> No
     assert "temperature" in str(refused(NAME, "training", TRAIN, tmp_path, scans, **changed))
 
 
-def torchrun(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    return call([*launch, *words], folder, timeout=400)
-
-
 def test_two_processes_train_and_report_the_same(scans: Path, tmp_path: Path) -> None:
     words = command(NAME, "training", (*TRAIN, "multi_gpu_train.json"), tmp_path, scans)
     result = torchrun(words, tmp_path)
@@ -182,10 +178,10 @@ def test_two_processes_train_and_report_the_same(scans: Path, tmp_path: Path) ->
     assert set(torch.load(tmp_path / "models" / "model.pt", weights_only=True)) == set(network().state_dict())
 
 
-def test_two_processes_score_as_one(trained: Path, pairs: Path, tmp_path: Path) -> None:
+def test_two_processes_score_as_one(trained: Path, pairs: Path, warm: WarmPython, tmp_path: Path) -> None:
     weights = {"ckpt_path": str(trained / "models" / "model.pt")}
     words = command(NAME, "evaluating", (*EVALUATE, "multi_gpu_evaluate.json"), tmp_path, pairs, **weights)
-    scored = torchrun(words, tmp_path)
+    scored = warm.torchrun(words, tmp_path)
     assert scored.returncode == 0, scored.stderr[-2000:]
     assert read_json(tmp_path / "eval" / "summary.json")["all"] == read_json(trained / "eval" / "summary.json")["all"]
 

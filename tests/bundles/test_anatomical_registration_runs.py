@@ -42,12 +42,12 @@ from tests.bundles.runs import (
 from tests.bundles.test_anatomical_embedding_runs import (
     change,
     final_weights,
-    torchrun,
     truncate,
     wait_for_epoch,
     with_nan,
 )
 from tests.bundles.test_export import schema_in
+from tests.bundles.warm_python import WarmPython
 
 NAME = ANATOMICAL_REGISTRATION.name
 METADATA = ANATOMICAL_REGISTRATION.folder / "configs" / "metadata.json"
@@ -209,9 +209,9 @@ def test_resuming_with_other_knobs_is_refused(scans: Path, tmp_path: Path) -> No
     assert "lambda_reg" in str(refused(NAME, "training", TRAIN, tmp_path, scans, **changed))
 
 
-def test_two_processes_train_and_report_the_same(scans: Path, tmp_path: Path) -> None:
+def test_two_processes_train_and_report_the_same(scans: Path, warm: WarmPython, tmp_path: Path) -> None:
     words = command(NAME, "training", (*TRAIN, "multi_gpu_train.json"), tmp_path, scans)
-    result = torchrun(words, tmp_path)
+    result = warm.torchrun(words, tmp_path)
     assert result.returncode == 0, result.stderr[-2000:]
     assert read_json(tmp_path / "eval" / "run.json")["hardware"]["processes"] == 2
     errors = [line.split("registration_error: ")[1] for line in result.stdout.splitlines() if "new best" in line]
@@ -220,9 +220,9 @@ def test_two_processes_train_and_report_the_same(scans: Path, tmp_path: Path) ->
     assert set(torch.load(tmp_path / "models" / "model.pt", weights_only=True)) == set(network().state_dict())
 
 
-def test_two_processes_score_as_one(trained: Path, listed: Path, tmp_path: Path) -> None:
+def test_two_processes_score_as_one(trained: Path, listed: Path, warm: WarmPython, tmp_path: Path) -> None:
     words = command(NAME, "evaluating", (*EVALUATE, "multi_gpu_evaluate.json"), tmp_path, listed, **weights_of(trained))
-    scored = torchrun(words, tmp_path)
+    scored = warm.torchrun(words, tmp_path)
     assert scored.returncode == 0, scored.stderr[-2000:]
     ours, theirs = (read_json(folder / "eval" / "summary.json") for folder in (tmp_path, trained))
     assert ours["scores"] == theirs["scores"]

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from tests.bundles.profiles import Profile
-from tests.bundles.runs import EVALUATE, TRAIN, call, command, environment, read_json, refused, run
+from tests.bundles.runs import EVALUATE, TRAIN, command, environment, read_json, refused, run
 from tests.bundles.warm_python import WarmPython
 
 
@@ -61,11 +61,6 @@ def test_resuming_with_other_knobs_is_refused(profile: Profile, data: Path, tmp_
     assert (tmp_path / "eval" / "checkpoint.pt").read_bytes() == before
 
 
-def torchrun(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    return call([*launch, *words], folder, timeout=400)
-
-
 def two_test_cases(listed: Path, folder: Path) -> Path:
     """The same data, with the validation case as a second test case."""
     folder.mkdir()
@@ -78,11 +73,13 @@ def two_test_cases(listed: Path, folder: Path) -> Path:
     return folder
 
 
-def test_two_processes_score_as_one(profile: Profile, trained: Path, data: Path, tmp_path: Path) -> None:
+def test_two_processes_score_as_one(
+    profile: Profile, trained: Path, data: Path, warm: WarmPython, tmp_path: Path
+) -> None:
     cases = two_test_cases(data / "datalist.json" if data.is_dir() else data, tmp_path / "data")
     weights = {"ckpt_path": str(trained / "models" / "model.pt")}
     words = command(profile.name, "evaluating", (*EVALUATE, "multi_gpu_evaluate.json"), tmp_path, cases, **weights)
-    scored = torchrun(words, tmp_path)
+    scored = warm.torchrun(words, tmp_path)
     assert scored.returncode == 0, scored.stderr[-2000:]
     together = read_json(tmp_path / "eval" / "summary.json")
     run(profile.name, "evaluating", EVALUATE, tmp_path, cases, **weights)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel as nib
@@ -14,7 +15,8 @@ from monai.bundle import ConfigWorkflow
 
 from monai_ext.commands._fire import main
 from tests.bundles.profiles import ALL_PROFILES, ANATOMICAL_EMBEDDING, ROOT, Profile
-from tests.bundles.runs import call, options, rows_of, type_command
+from tests.bundles.runs import call, environment, options, rows_of, type_command
+from tests.bundles.warm_python import WarmPython
 from tests.bundles.wheel import without_networks
 
 EDITED = "\nimport monai_ext\nprint('network from', __file__)\nprint('package from', monai_ext.__file__)\n"
@@ -47,10 +49,22 @@ def test_the_wheel_has_every_file_of_the_network(name: str, wheel_folder: Path) 
     assert files_in(wheel_folder / name) == files_in(ALL_PROFILES[name].folder / name)
 
 
+@pytest.fixture(scope="module")
+def alone(wheel_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel without the bundles' networks."""
+    return without_networks(wheel_folder, tmp_path_factory.mktemp("wheel") / "alone")
+
+
+@pytest.fixture(scope="module")
+def beside_the_wheel(alone: Path) -> Iterator[WarmPython]:
+    """Runs commands where nothing of ours is but that wheel."""
+    with WarmPython(environment(PYTHONPATH=str(alone))) as python:
+        yield python
+
+
 def test_a_downloaded_release_runs_its_own_network_with_the_wheel_of_the_package_alone(
-    profile: Profile, copy: Path, wheel_folder: Path, data: Path, scan: Path, tmp_path: Path
+    profile: Profile, copy: Path, alone: Path, beside_the_wheel: WarmPython, data: Path, scan: Path, tmp_path: Path
 ) -> None:
-    alone = without_networks(wheel_folder, tmp_path / "alone")
     assert main(["pack", str(copy), "--output_dir", "dist"]) == 0
     release = next(Path("dist").glob("*.zip")).resolve().as_uri()
     type_command("download", *options(name=profile.name, url=release, bundle_dir=tmp_path / "empty"))
@@ -60,7 +74,7 @@ def test_a_downloaded_release_runs_its_own_network_with_the_wheel_of_the_package
 
     for run_id, config, source in (("training", "train", data), ("inferring", "inference", scan)):
         words = ["-m", "monai.bundle", "run", run_id, "--config_file", f"configs/{config}.json"]
-        result = call([*words, *options(**profile.tiny, dataset_dir=source)], folder, PYTHONPATH=str(alone))
+        result = beside_the_wheel.call([*words, *options(**profile.tiny, dataset_dir=source)], folder)
         assert result.returncode == 0, result.stderr[-2000:]
         assert f"network from {folder / profile.name / 'network.py'}" in result.stdout
         assert f"package from {alone / 'monai_ext' / '__init__.py'}" in result.stdout
@@ -93,10 +107,9 @@ def test_two_bundles_in_one_process_keep_apart(
 
 
 def test_a_downloaded_release_trains_and_matches_without_labels(
-    wheel_folder: Path, brain: Path, tmp_path: Path
+    alone: Path, beside_the_wheel: WarmPython, brain: Path, tmp_path: Path
 ) -> None:
     profile = ANATOMICAL_EMBEDDING
-    alone = without_networks(wheel_folder, tmp_path / "alone")
     assert main(["pack", str(profile.folder), "--output_dir", "dist"]) == 0
     release = next(Path("dist").glob("*.zip")).resolve().as_uri()
     type_command("download", *options(name=profile.name, url=release, bundle_dir=tmp_path / "empty"))
@@ -108,7 +121,7 @@ def test_a_downloaded_release_trains_and_matches_without_labels(
     for run_id, config, listed, knobs in runs:
         words = ["-m", "monai.bundle", "run", run_id, "--config_file", f"configs/{config}.json"]
         words += options(**knobs, dataset_dir=brain / f"{listed}.json")
-        result = call(words, folder, PYTHONPATH=str(alone))
+        result = beside_the_wheel.call(words, folder)
         assert result.returncode == 0, result.stderr[-2000:]
         assert f"network from {folder / profile.name / 'network.py'}" in result.stdout
         assert f"package from {alone / 'monai_ext' / '__init__.py'}" in result.stdout

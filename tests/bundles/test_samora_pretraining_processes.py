@@ -30,8 +30,7 @@ from tests.bundles.pretraining import (
     refused,
     written,
 )
-from tests.bundles.runs import environment, read_json
-from tests.bundles.test_processes import torchrun
+from tests.bundles.runs import environment, read_json, torchrun
 
 
 @pytest.fixture(scope="module")

@@ -2,18 +2,27 @@
 """A python that has imported MONAI and nothing of ours; each command gets a fork of it, as good as a new process.
 
 A command spends most of a tiny run on importing torch and MONAI. As a program this file is that python: it reads one
-request a line, forks, and answers with the exit status. `WarmPython` starts it and talks to it.
+request a line, forks, and answers with the exit status. `WarmPython` starts it and talks to it. torchrun's processes
+are forks, too; `test_two_hosts` and some more start them as torchrun does.
 """
 
 from __future__ import annotations
 
+import atexit
+import gc
 import json
 import os
 import runpy
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
+from typing import NoReturn
+
+TORCHRUN = "torch.distributed.run"
+LIMIT = 400  # seconds, ends what hangs
 
 
 class WarmPython:
@@ -45,6 +54,41 @@ class WarmPython:
         stdout, stderr = (path.read_text(encoding="utf-8") for path in outputs)
         return subprocess.CompletedProcess(words, status, stdout, stderr)
 
+    def torchrun(self, words: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
+        """Run ``-m MODULE ...`` in two processes that torchrun starts and watches."""
+        return self.call(["-m", TORCHRUN, "--standalone", "--nproc_per_node=2", *words], cwd)
+
+
+class Fork:
+    """``python -u -m MODULE ...`` as a fork of this process, with what torchrun uses of `subprocess.Popen`."""
+
+    def __init__(self, words: tuple[str, ...], environment: dict[str, str]) -> None:
+        assert words[1:3] == ("-u", "-m")
+        self.returncode: int | None = None
+        self.pid = os.fork()
+        if not self.pid:
+            os.setsid()
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+                signal.signal(number, signal.SIG_DFL)  # torchrun's own are inherited
+            os.environ.clear()
+            os.environ.update(environment)
+            leave(run_module(list(words[3:])))  # what torchrun wants to do at its exit is not a process's of its own
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        return self.returncode
+
+    def wait(self, timeout: float) -> int:
+        deadline = time.monotonic() + timeout
+        while self.poll() is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired("a fork", timeout)
+            time.sleep(0.05)
+        assert self.returncode is not None
+        return self.returncode
+
 
 def serve() -> None:
     """Fork for each line of input."""
@@ -52,6 +96,7 @@ def serve() -> None:
 
     sys.path.pop(0)  # this file's folder, which ``python -m`` does not search
     answers = os.fdopen(os.dup(1), "w")
+    gc.freeze()  # a collection in a fork would copy what it looks at
     for line in sys.stdin:
         child = os.fork()
         if not child:
@@ -68,17 +113,35 @@ def become(words: list[str], cwd: str, stdout: str, stderr: str) -> None:
     sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
     os.chdir(cwd)
     sys.path.insert(0, cwd)
+    if words[0] == TORCHRUN:
+        from torch.distributed.elastic.multiprocessing.subprocess_handler.subprocess_handler import SubprocessHandler
+
+        SubprocessHandler._popen = lambda _, args, env: Fork(args, env)  # type: ignore[assignment, method-assign]
+    status = run_module(words)
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    leave(status)  # an interpreter that takes itself to pieces first would copy all that it shares with its parent
+
+
+def run_module(words: list[str]) -> int:
+    """Do what ``python -m WORDS`` does and return its exit status."""
     sys.argv[:] = words
-    signal.alarm(400)  # ends what hangs
-    status = 0
+    signal.alarm(LIMIT)
     try:
         runpy.run_module(words[0], run_name="__main__", alter_sys=True)
     except SystemExit as stop:
-        status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except BaseException:
         sys.excepthook(*sys.exc_info())
-        status = 1
-    sys.exit(status)
+        return 1
+    return 0
+
+
+def leave(status: int) -> NoReturn:
+    """End a fork at once."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 if __name__ == "__main__":
