@@ -78,6 +78,12 @@ def command(name: str, run_id: str, files: tuple[str, ...], folder: Path, data: 
     return [*words, *options(**overrides(name, folder, data, **more))]
 
 
+def has_epochs(folder: Path, count: int) -> bool:
+    """Whether a run into ``folder`` has ended so many epochs."""
+    history = folder / "eval" / "history.json"
+    return history.is_file() and len(read_json(history)["epochs"]) >= count
+
+
 def options(**values: Any) -> list[str]:
     """``--name value`` for each."""
     return [word for name, value in values.items() for word in (f"--{name}", str(value))]

@@ -5,12 +5,7 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +24,7 @@ from tests.bundles.runs import (
     TRAIN,
     command,
     configs,
-    environment,
+    has_epochs,
     options,
     overrides,
     read_json,
@@ -130,28 +125,12 @@ def final_weights(folder: Path) -> dict[str, torch.Tensor]:
     return torch.load(folder / "eval" / "checkpoint.pt", weights_only=True)["objects"]["network"]
 
 
-def wait_for_epoch(folder: Path, process: subprocess.Popen[bytes], epoch: int) -> None:
-    history, deadline = folder / "eval" / "history.json", time.monotonic() + 200
-    while time.monotonic() < deadline:
-        if history.is_file() and len(read_json(history)["epochs"]) >= epoch:
-            return
-        assert process.poll() is None, "the run ended before it could be killed"
-        time.sleep(0.02)
-    raise AssertionError("no epoch ended in time")
-
-
-def test_a_killed_run_goes_on_to_the_same_weights_bit_for_bit(scans: Path, tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_to_the_same_weights_bit_for_bit(scans: Path, warm: WarmPython, tmp_path: Path) -> None:
     knobs = {"max_epochs": 5, "pairs_per_scan": 4, "noise": 0.05, "gamma": [0.8, 1.2], "rotate_range": 0.2}
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     run(NAME, "training", TRAIN, whole, scans, **knobs, num_workers=0)
-    words = [sys.executable, *command(NAME, "training", TRAIN, killed, scans, **knobs, num_workers=1)]
-    process = subprocess.Popen(
-        words, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )  # fmt: skip
-    wait_for_epoch(killed, process, 2)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    words = command(NAME, "training", TRAIN, killed, scans, **knobs, num_workers=1)
+    warm.kill(words, tmp_path, when=lambda: has_epochs(killed, 2))
     assert len(read_json(killed / "eval" / "history.json")["epochs"]) < 5
     run(NAME, "training", TRAIN, killed, scans, **knobs, num_workers=0, resume=True)
     expected, resumed = final_weights(whole), final_weights(killed)

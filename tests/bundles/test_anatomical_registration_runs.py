@@ -4,11 +4,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +26,7 @@ from tests.bundles.runs import (
     TRAIN,
     command,
     configs,
-    environment,
+    has_epochs,
     options,
     overrides,
     read_json,
@@ -43,7 +39,6 @@ from tests.bundles.test_anatomical_embedding_runs import (
     change,
     final_weights,
     truncate,
-    wait_for_epoch,
     with_nan,
 )
 from tests.bundles.test_export import schema_in
@@ -182,18 +177,12 @@ def test_another_evaluation_is_compared_pair_by_pair(trained: Path, listed: Path
     )
 
 
-def test_a_killed_run_goes_on_to_the_same_weights_bit_for_bit(scans: Path, tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_to_the_same_weights_bit_for_bit(scans: Path, warm: WarmPython, tmp_path: Path) -> None:
     knobs = {"max_epochs": 4, "pairs_per_epoch": 2}
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     run(NAME, "training", TRAIN, whole, scans, **knobs)
-    words = [sys.executable, *command(NAME, "training", TRAIN, killed, scans, **{**knobs, "num_workers": 1})]
-    process = subprocess.Popen(
-        words, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )  # fmt: skip
-    wait_for_epoch(killed, process, 2)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    words = command(NAME, "training", TRAIN, killed, scans, **{**knobs, "num_workers": 1})
+    warm.kill(words, tmp_path, when=lambda: has_epochs(killed, 2))
     assert len(read_json(killed / "eval" / "history.json")["epochs"]) < 4
     run(NAME, "training", TRAIN, killed, scans, **knobs, resume=True)
     expected, resumed = final_weights(whole), final_weights(killed)

@@ -4,17 +4,12 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import torch
 
 from tests.bundles.profiles import Profile
-from tests.bundles.runs import EVALUATE, TRAIN, command, environment, read_json, refused, run
+from tests.bundles.runs import EVALUATE, TRAIN, command, has_epochs, read_json, refused, run
 from tests.bundles.warm_python import WarmPython
 
 
@@ -22,28 +17,14 @@ def final_weights(folder: Path) -> dict[str, torch.Tensor]:
     return torch.load(folder / "eval" / "checkpoint.pt", weights_only=True)["objects"]["network"]
 
 
-def wait_for_epoch(folder: Path, process: subprocess.Popen[bytes], epoch: int) -> None:
-    history, deadline = folder / "eval" / "history.json", time.monotonic() + 200
-    while time.monotonic() < deadline:
-        if history.is_file() and len(read_json(history)["epochs"]) >= epoch:
-            return
-        assert process.poll() is None, "the run ended before it could be killed"
-        time.sleep(0.02)
-    raise AssertionError("no epoch ended in time")
-
-
-def test_a_killed_run_goes_on_to_the_same_weights_bit_for_bit(profile: Profile, data: Path, tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_to_the_same_weights_bit_for_bit(
+    profile: Profile, data: Path, warm: WarmPython, tmp_path: Path
+) -> None:
     knobs = {"max_epochs": 5, "num_workers": 1, **profile.random_training}
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     run(profile.name, "training", TRAIN, whole, data, **{**knobs, "num_workers": 0})
-    words = [sys.executable, *command(profile.name, "training", TRAIN, killed, data, **knobs)]
-    process = subprocess.Popen(
-        words, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )  # fmt: skip
-    wait_for_epoch(killed, process, 2)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    words = command(profile.name, "training", TRAIN, killed, data, **knobs)
+    warm.kill(words, tmp_path, when=lambda: has_epochs(killed, 2))
     assert len(read_json(killed / "eval" / "history.json")["epochs"]) < 5
     run(profile.name, "training", TRAIN, killed, data, **knobs, resume=True)
     expected, resumed = final_weights(whole), final_weights(killed)

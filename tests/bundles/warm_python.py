@@ -2,8 +2,8 @@
 """A python that has imported MONAI and nothing of ours; each command gets a fork of it, as good as a new process.
 
 A command spends most of a tiny run on importing torch and MONAI. As a program this file is that python: it reads one
-request a line, forks, and answers with the exit status. `WarmPython` starts it and talks to it. torchrun's processes
-are forks, too; `test_two_hosts` and some more start them as torchrun does.
+request a line, forks, and answers with the fork's number and then with its exit status. `WarmPython` starts it and
+talks to it. torchrun's processes are forks, too; `test_two_hosts` and some more start them as torchrun does.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ import gc
 import json
 import os
 import runpy
+import select
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -45,18 +47,40 @@ class WarmPython:
 
     def call(self, words: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
         """Run ``-m MODULE ...`` in a folder and capture what it prints, files beside that folder."""
-        outputs = [cwd.parent / f"{cwd.name}.{kind}" for kind in ("stdout", "stderr")]
-        assert words[0] == "-m"
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        print(json.dumps([words[1:], str(cwd), *map(str, outputs)]), file=self._process.stdin, flush=True)
-        status = int(self._process.stdout.readline())
-        stdout, stderr = (path.read_text(encoding="utf-8") for path in outputs)
+        self._start(words, cwd)
+        status = self._answer()
+        stdout, stderr = (path.read_text(encoding="utf-8") for path in _outputs(cwd))
         return subprocess.CompletedProcess(words, status, stdout, stderr)
+
+    def kill(self, words: list[str], cwd: Path, when: Callable[[], bool]) -> None:
+        """Run ``-m MODULE ...`` in a folder, and end it and all that it started by SIGKILL as soon as ``when()``."""
+        process, deadline = self._start(words, cwd), time.monotonic() + LIMIT
+        assert self._process.stdout is not None
+        while not when():
+            assert time.monotonic() < deadline, "it was never so"
+            ended, _, _ = select.select([self._process.stdout], [], [], 0.02)
+            assert not ended, f"it ended with {self._answer()} before it could be killed"
+        os.killpg(process, signal.SIGKILL)
+        assert self._answer() == -signal.SIGKILL
 
     def torchrun(self, words: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
         """Run ``-m MODULE ...`` in two processes that torchrun starts and watches."""
         return self.call(["-m", TORCHRUN, "--standalone", "--nproc_per_node=2", *words], cwd)
+
+    def _start(self, words: list[str], cwd: Path) -> int:
+        """Let it fork and return the fork's number."""
+        assert words[0] == "-m"
+        assert self._process.stdin is not None
+        print(json.dumps([words[1:], str(cwd), *map(str, _outputs(cwd))]), file=self._process.stdin, flush=True)
+        return self._answer()
+
+    def _answer(self) -> int:
+        assert self._process.stdout is not None
+        return int(self._process.stdout.readline())
+
+
+def _outputs(cwd: Path) -> list[Path]:
+    return [cwd.parent / f"{cwd.name}.{kind}" for kind in ("stdout", "stderr")]
 
 
 class Fork:
@@ -101,12 +125,14 @@ def serve() -> None:
         child = os.fork()
         if not child:
             become(*json.loads(line))
+        print(child, file=answers, flush=True)
         _, status = os.waitpid(child, 0)
         print(os.waitstatus_to_exitcode(status), file=answers, flush=True)
 
 
 def become(words: list[str], cwd: str, stdout: str, stderr: str) -> None:
     """Be ``python -m WORDS`` started in that folder, to the end."""
+    os.setsid()  # may be killed with all that it starts
     for descriptor, path in ((0, os.devnull), (1, stdout), (2, stderr)):
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
         os.dup2(file, descriptor)
