@@ -13,7 +13,7 @@ NAMES = (
     "startup", "losses", "trunk", "network", "training_memory", "volume", "sam_encoder", "sam_training", "self_prompt",
     "desam_decoder", "embedding_store", "desam_training", "embedded_loading",
     "anatomical_embedding", "volume_extraction", "local_correlation", "coarse_field", "register_command",
-    "hl_attention", "large_lists",
+    "hl_attention", "pretraining_step", "large_lists",
 )  # fmt: skip
 
 if __name__ == "__main__":
