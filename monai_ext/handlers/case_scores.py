@@ -194,13 +194,13 @@ class CaseScores:
     def _name(self, cases: list[ScoredCase]) -> None:
         """Give every case a name of its own and look for its prediction."""
         taken: set[str] = set()
+        last: Counter[str] = Counter()  # number of each base, so that a thousand of one name are not tried in turn
         for number, case in enumerate(cases, start=1):
             first = case.rows[0]
             base = name = first["case"] or f"case_{number:04d}"
-            for count in range(2, len(cases) + 2):
-                if name not in taken:
-                    break
-                name = f"{base}_{count}"
+            while name in taken:
+                last[base] = max(last[base], 1) + 1
+                name = f"{base}_{last[base]}"
             taken.add(name)
             prediction = first["prediction"] or self._find_prediction(name, first["image"])
             for row in (*case.rows, *case.paper_rows):

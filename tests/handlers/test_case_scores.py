@@ -157,11 +157,11 @@ def test_a_prediction_is_looked_for_where_it_was_told(items: list[dict[str, Any]
     assert found == ["", "", str(tmp_path / "scan-1.nii.gz"), str(tmp_path / "scan-1.nii.gz")]
 
 
-def test_files_of_one_name_in_two_folders_are_two_cases(tmp_path: Path) -> None:
-    items = write_volumes(tmp_path / "a", 1) + write_volumes(tmp_path / "b", 1)
+def test_files_of_one_name_in_several_folders_are_cases_of_their_own(tmp_path: Path) -> None:
+    items = [item for folder in "abcd" for item in write_volumes(tmp_path / folder, 1)]
     evaluate(items, [CaseScores(tmp_path, CLASSES)])
     rows = read_rows(tmp_path / "cases.csv")
-    assert [row["case"] for row in rows] == ["scan-0", "scan-0", "scan-0_2", "scan-0_2"]
+    assert [row["case"] for row in rows[::2]] == ["scan-0", "scan-0_2", "scan-0_3", "scan-0_4"]
     assert rows[2]["image"] == items[1]["image"]
 
 
