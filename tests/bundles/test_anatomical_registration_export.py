@@ -12,7 +12,8 @@ from monai_ext.commands._fire import main
 from tests.bundles.profiles import ANATOMICAL_REGISTRATION
 from tests.bundles.runs import options, read_json
 
-KNOBS = {**ANATOMICAL_REGISTRATION.arguments, "readout_sigma": 1.0, "center_correlation": True}
+# each step of the integration is a copy of the resampling in the graph
+KNOBS = {**ANATOMICAL_REGISTRATION.arguments, "readout_sigma": 1.0, "center_correlation": True, "integration_steps": 1}
 
 
 @pytest.mark.slow
