@@ -8,7 +8,6 @@ import gc
 import json
 import shlex
 import sys
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -139,24 +138,6 @@ def test_the_run_says_what_was_run_and_with_what(tmp_path: Path) -> None:
     assert run["hardware"]["cpu"]
     assert run["started"] <= run["finished"]
     assert run["seconds"] > 0
-
-
-def test_files_that_settings_name_are_known_by_their_contents_at_the_start(tmp_path: Path) -> None:
-    weights, cases = tmp_path / "start.pt", tmp_path / "cases.json"
-    weights.write_bytes(b"weights")
-    cases.write_text("{}", encoding="utf-8")
-    named = {"pretrained": str(weights), "lists": [cases, "no such file"], "folder": str(tmp_path), "text": "a\0b"}
-    trainer, _ = trainer_of(tmp_path / "out", knobs=named)
-
-    @trainer.on(Events.EPOCH_COMPLETED(once=1))
-    def overwrite(engine: Engine) -> None:
-        weights.write_bytes(b"what training made")
-
-    trainer.run()
-    assert read(tmp_path / "out", "run.json")["files"] == {
-        str(weights): {"knob": "pretrained", "bytes": 7, "sha256": sha256(b"weights").hexdigest()},
-        str(cases): {"knob": "lists", "bytes": 2, "sha256": sha256(b"{}").hexdigest()},
-    }
 
 
 def test_the_history_has_loss_rate_and_validation_of_each_epoch(tmp_path: Path) -> None:
